@@ -1,0 +1,46 @@
+"""export: a bundle → a file of a deployment format, compared with the torch model on real inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from lwplugin.components.family import DataConfig, examples
+from lwplugin.components.step import Step
+from lwplugin.progress import Progress
+
+
+class Config(DataConfig):
+    """Which format."""
+
+    format: str = Field("onnx", description="deployment format")
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    from lwplugin.data import load as load_data
+    from lwplugin.export import export
+    from lwplugin.model import cost, load
+
+    light = load(inputs["bundle"] / "bundle")
+    data = load_data(config.data, config.task)
+    progress(f"export to {config.format}", 0, None)
+    export(light, data, format=config.format, path=output / "export")
+    price = cost(light.module, data.example(1))
+    totals = {"macs": price.macs, "params": price.params, "size_bytes": price.size_bytes}
+    (output / "cost.json").write_text(json.dumps(totals, indent=2) + "\n", encoding="utf-8")
+
+
+STEP = Step(
+    name="export",
+    config=Config,
+    inputs=("bundle",),
+    run=run,
+    summary="Write a bundle in a deployment format, with its parity on real inputs and its cost.",
+    packages=("torch", "onnx", "onnxscript", "onnxruntime"),
+    context=examples,
+)

@@ -1,0 +1,69 @@
+"""measure: a light file and its parent's → accuracy, latency, memory and size, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lwplugin.components.family import DataConfig, examples
+from lwplugin.components.step import Step
+from lwplugin.progress import Progress
+
+
+class Config(DataConfig):
+    """The conditions of the target."""
+
+    device: str = Field("cpu", description="where it runs")
+    threads: int = Field(1, ge=1, description="threads of the runtime")
+    batch: int = Field(1, ge=1, description="examples per inference")
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    from lwplugin.data import load as load_data
+    from lwplugin.export import load_exported
+    from lwplugin.measure import measure
+    from lwplugin.model import load
+
+    comparison = measure(
+        load_exported(inputs["candidate"] / "export"),
+        load_data(config.data, config.task),
+        baseline=load_exported(inputs["baseline"] / "export"),
+        reference=load(inputs["light"] / "bundle"),
+        baseline_reference=load(inputs["parent"] / "bundle"),
+        device=config.device,
+        threads=config.threads,
+        batch=config.batch,
+        progress=progress,
+    )
+    comparison.save(output)
+
+
+def _examples_and_machine(config: Config) -> dict[str, Any]:
+    # A latency belongs to the machine it was taken on: another machine measures anew.
+    from lwplugin.measure.machine import describe
+
+    machine = describe({})
+    return {**examples(config), "machine": [machine.cpu, machine.arch, machine.cores, machine.isa]}
+
+
+def _quiet(path: Path) -> bool:
+    """A noisy measurement is kept for the report of its run, and taken anew by the next."""
+    return not json.loads((path / "comparison.json").read_text(encoding="utf-8"))["noisy"]
+
+
+STEP = Step(
+    name="measure",
+    config=Config,
+    inputs=("candidate", "baseline", "light", "parent"),
+    run=run,
+    summary="Measure candidate and parent interleaved, in the target's runtime, on this machine.",
+    packages=("onnxruntime",),
+    context=_examples_and_machine,
+    reusable=_quiet,
+)

@@ -1,0 +1,39 @@
+"""prune: a bundle → a lighter bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lwplugin.components.family import FamilyConfig, examples
+from lwplugin.components.step import Step
+from lwplugin.progress import Progress
+
+
+def run(
+    config: FamilyConfig, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    from lwplugin.data import load as load_data
+    from lwplugin.model import load
+    from lwplugin.prune import prune
+
+    light = prune(
+        load(inputs["bundle"] / "bundle"),
+        load_data(config.data, config.task),
+        method=config.method,
+        progress=progress,
+        checkpoint=scratch,
+        **config.options,
+    )
+    light.save(output / "bundle")
+
+
+STEP = Step(
+    name="prune",
+    config=FamilyConfig,
+    inputs=("bundle",),
+    run=run,
+    summary="Remove weights, channels, heads or blocks.",
+    packages=("torch",),
+    context=examples,
+)

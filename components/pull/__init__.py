@@ -1,0 +1,38 @@
+"""pull: one registered model version → a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from lwplugin.components.step import Step, StepConfig
+from lwplugin.progress import Progress
+from lwplugin.registry.resolve import Resolved
+
+
+class Config(StepConfig):
+    """A concrete version: an alias is resolved when the plan is made, so that a plan means one model."""
+
+    version: Resolved
+    tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    from lwplugin.registry import pull
+
+    pull(config.version, output / "bundle", tracking_uri=config.tracking_uri, progress=progress)
+
+
+STEP = Step(
+    name="pull",
+    config=Config,
+    inputs=(),
+    run=run,
+    summary="Download a registered model version and keep it as a bundle.",
+    packages=("torch",),
+    outside_key=frozenset({"tracking_uri"}),
+)

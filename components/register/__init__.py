@@ -1,0 +1,77 @@
+"""register: a light version whose verdict is a pass → a registered model version, its alias last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from lwplugin.components.step import Step, StepConfig
+from lwplugin.progress import Progress
+from lwplugin.registry.resolve import Resolved
+
+
+class Config(StepConfig):
+    """Where the version goes and what it is called."""
+
+    parent: Resolved
+    target: str
+    threads: int = Field(1, ge=1, description="threads it was measured with; the serving default")
+    alias: str | None = None
+    name: str | None = Field(None, description="registered model; default: the parent's own")
+    recipe_digest: str
+    recipe: dict[str, Any] = Field(default_factory=dict, description="becomes the run's params")
+    data_digest: str | None = None
+    tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    from lwplugin.gate import load_verdict
+    from lwplugin.registry import register
+
+    registration = register(
+        parent=config.parent,
+        bundle=inputs["light"] / "bundle",
+        exported=inputs["export"] / "export",
+        verdict=load_verdict(inputs["verdict"]),
+        report=inputs["report"],
+        metrics=_metrics(inputs["comparison"], inputs["export"]),
+        params=config.recipe,
+        target=config.target,
+        recipe_digest=config.recipe_digest,
+        data_digest=config.data_digest,
+        name=config.name,
+        alias=config.alias,
+        threads=config.threads,
+        tracking_uri=config.tracking_uri,
+        progress=progress,
+    )
+    (output / "registration.json").write_text(registration.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _metrics(comparison: Path, export: Path) -> dict[str, float]:
+    """The candidate's numbers and, for the parent, the same under `parent_…`."""
+    measured = json.loads((comparison / "comparison.json").read_text(encoding="utf-8"))
+    cost = json.loads((export / "cost.json").read_text(encoding="utf-8"))
+    numbers = {"macs": cost["macs"], "params": cost["params"], "speedup": measured["speedup"]["estimate"]}
+    for prefix, side in (("", measured["candidate"]), ("parent_", measured["baseline"])):
+        latency = side["latency"]
+        numbers |= {f"{prefix}{name}": value for name, value in side["metrics"].items()}
+        numbers |= {f"{prefix}{name}": latency[name] for name in ("p50_ms", "p95_ms")}
+        numbers |= {f"{prefix}{name}": side[name] for name in ("size_bytes", "peak_memory_bytes", "load_ms")}
+    return {name: float(value) for name, value in numbers.items()}
+
+
+STEP = Step(
+    name="register",
+    config=Config,
+    inputs=("light", "export", "comparison", "verdict", "report"),
+    run=run,
+    summary="Register a version that passed, with its lineage, once.",
+    cached=False,  # the registry knows best what it holds
+)

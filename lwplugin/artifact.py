@@ -1,0 +1,210 @@
+"""What a directory holds, as one digest; and the store where finished step results are kept by key.
+
+A result is written in a temporary directory and renamed into place with its manifest inside, so a
+crash leaves either the whole result or nothing that a reader would take for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lwplugin.errors import StoreError
+
+_KEY = re.compile(r"[0-9a-f]{16,64}")
+_log = logging.getLogger("lwplugin")
+
+
+def digest_file(path: str | Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no blanks, no NaN.
+
+    Raises StoreError for a value that JSON cannot hold exactly.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text.encode()
+        return text
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(
+            "A value cannot be written as JSON", got=error, do="use plain JSON values, no NaN or infinity"
+        ) from error
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a value's canonical JSON, in hex.
+
+    >>> digest_json({"b": 1, "a": [1.5]}) == digest_json({"a": [1.5], "b": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def list_files(path: str | Path) -> dict[str, Path]:
+    """Every file under a directory by its relative posix path, sorted.
+
+    Raises StoreError for links, devices and names that are not valid text: a directory that came from
+    elsewhere must not reach outside itself.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise StoreError("Not a directory", got=root, do="give the directory that holds the artifact")
+    found: dict[str, Path] = {}
+    pending = [root]
+    while pending:
+        for entry in os.scandir(pending.pop()):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            place = Path(entry.path)
+            if stat.S_ISDIR(mode):
+                pending.append(place)
+                continue
+            if not stat.S_ISREG(mode):
+                raise StoreError(
+                    f"'{entry.path}' is a {'link' if stat.S_ISLNK(mode) else 'special file'}, not a file",
+                    do="copy the file itself into the directory",
+                )
+            name = place.relative_to(root).as_posix()
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise StoreError("A file name is not valid text", got=repr(name), do="rename it") from error
+            found[name] = place
+    return dict(sorted(found.items()))
+
+
+def digest_directory(path: str | Path, *, known: Mapping[str, str] | None = None) -> str:
+    """sha256 over the sorted (relative path, sha256) of every file under ``path``.
+
+    ``known`` holds digests of files that were hashed while they were written, by relative path.
+    Raises StoreError for links and special files.
+    """
+    known = known or {}
+    return digest_json(
+        [[name, known.get(name) or digest_file(file)] for name, file in list_files(path).items()]
+    )
+
+
+class Store:
+    """Finished results by key: ``objects/<k>/<key>/{output/, manifest.json}`` under one root.
+
+    Safe for many processes at once: the first to finish a key wins, the others' work is dropped.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def get(self, key: str) -> Path | None:
+        """The result's directory, or None. A damaged result is set aside, logged, and counts as absent."""
+        place = self._place(key)
+        if not place.is_dir():
+            return None
+        try:
+            manifest = self.manifest(key)
+            found = digest_directory(place / "output")
+            if manifest["key"] == key and manifest["digest"] == found:
+                return place / "output"
+            reason = f"its digest is {found[:12]}, its manifest says {str(manifest['digest'])[:12]}"
+        except (StoreError, KeyError, OSError) as error:
+            reason = str(error)
+        if not place.is_dir():  # another process set it aside meanwhile
+            return None
+        aside = self.root / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            place.rename(aside)
+        except FileNotFoundError:
+            return None
+        _log.warning("stored result %s is damaged (%s); moved to %s and made again", key[:12], reason, aside)
+        return None
+
+    def manifest(self, key: str) -> dict[str, Any]:
+        """What was stored beside a result: ``key``, ``digest``, ``created_unix_s`` and the caller's entries.
+
+        Raises StoreError where there is none or it cannot be read.
+        """
+        file = self._place(key) / "manifest.json"
+        try:
+            manifest = json.loads(file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise StoreError(
+                "A result's manifest cannot be read", got=error, do="run the step again"
+            ) from error
+        if not isinstance(manifest, dict):
+            raise StoreError("A result's manifest is not an object", got=file, do="run the step again")
+        return manifest
+
+    def keys(self) -> list[str]:
+        """Keys of all results, unverified."""
+        return sorted(p.name for p in self.root.glob("objects/*/*") if _KEY.fullmatch(p.name))
+
+    def work(self, key: str) -> Path:
+        """A directory that outlives a killed process, for checkpoints; gone once the key's result is put."""
+        self._place(key)
+        place = self.root / "work" / key
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    @contextmanager
+    def put(self, key: str, manifest: Mapping[str, Any] | None = None) -> Iterator[Path]:
+        """Yields an empty directory to fill; on success it becomes the key's result, on error it is dropped.
+
+        ``manifest`` is read when the block ends, so entries may be added inside it.
+        """
+        place = self._place(key)
+        temporary = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        output = temporary / "output"
+        output.mkdir(parents=True)
+        try:
+            yield output
+            entries = {**(manifest or {}), "key": key, "digest": digest_directory(output)}
+            entries.setdefault("created_unix_s", int(time.time()))
+            with open(temporary / "manifest.json", "w") as file:
+                file.write(canonical_json(entries))
+                file.flush()
+                os.fsync(file.fileno())
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if self.get(key) is None:
+                try:
+                    temporary.rename(place)
+                except OSError:  # not empty: another process finished the same key first
+                    if not place.is_dir():
+                        raise
+            shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove(self, key: str) -> None:
+        """Forgets a result; silent where there is none."""
+        shutil.rmtree(self._place(key), ignore_errors=True)
+
+    def sweep(self, *, older_than_s: float = 86_400) -> int:
+        """Removes what killed processes left in ``tmp`` and returns how many."""
+        removed = 0
+        for leftover in self.root.glob("tmp/*"):
+            if time.time() - leftover.stat().st_mtime >= older_than_s:
+                shutil.rmtree(leftover, ignore_errors=True)
+                removed += 1
+        return removed
+
+    def _place(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise StoreError(
+                "Not a key of the store", got=repr(key), do="use the hex digest of the step's inputs"
+            )
+        return self.root / "objects" / key[:2] / key

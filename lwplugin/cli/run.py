@@ -1,0 +1,201 @@
+"""`lwplugin plan` and `lwplugin run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
+
+if TYPE_CHECKING:
+    from lwplugin.artifact import Store
+    from lwplugin.pipelines.local import RunResult, StepRun
+    from lwplugin.pipelines.plan import Plan
+
+EXIT_CODES = {"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}
+_WORST_FIRST = ("error", "fail", "inconclusive", "pass")
+
+recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
+store_option = click.option(
+    "--store", type=click.Path(path_type=Path, file_okay=False), help="Step results; default: LWPLUGIN_STORE."
+)
+tracking_option = click.option("--tracking-uri", help="MLflow; default: the recipe's, then MLFLOW_TRACKING_URI.")
+model_option = click.option("--model", help="Another model than the recipe's, as models:/name/3.")
+
+
+def worst(verdicts: list[str]) -> str:
+    """The verdict that counts for several targets."""
+    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), "error")
+
+
+def open_store(store: Path | None) -> Store:
+    """The store of the command line or of LWPLUGIN_STORE."""
+    from lwplugin.artifact import Store
+    from lwplugin.settings import settings
+
+    return Store((store or settings().store).absolute())
+
+
+def plan_of(recipe: Path, model: str | None, tracking_uri: str | None) -> Plan:
+    """Read the recipe, ask the registry which version it means, and plan."""
+    from lwplugin.pipelines.plan import make_plan
+    from lwplugin.recipe import Recipe, load_recipe
+    from lwplugin.registry import resolve
+
+    loaded = load_recipe(recipe)
+    if model is not None:
+        loaded = Recipe.model_validate({**loaded.model_dump(by_alias=True), "model": model})
+    parent = resolve(loaded.model, tracking_uri=tracking_uri or loaded.tracking_uri)
+    return make_plan(loaded, parent, tracking_uri=tracking_uri)
+
+
+@click.command("plan", help="Show what RECIPE would run and what the store already has. Runs nothing.")
+@recipe_argument
+@store_option
+@tracking_option
+@model_option
+@json_option
+def plan_command(
+    recipe: Path, store: Path | None, tracking_uri: str | None, model: str | None, as_json: bool
+) -> int:
+    with only_json(as_json) as out:
+        return _show_plan(plan_of(recipe, model, tracking_uri), open_store(store), as_json, out)
+
+
+def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
+    from lwplugin.components import step_named
+    from lwplugin.pipelines.local import look_up
+
+    found = look_up(plan, store)
+    states = {
+        step.id: "found" if found[step.id] else "run" if step_named(step.step).cached else "ask registry"
+        for step in plan.steps
+    }
+    if as_json:
+        document = plan.to_json()
+        for step in document["steps"]:
+            artifact = found[step["id"]]
+            step["state"] = "found" if artifact else "run"
+            step["path"] = str(artifact.path) if artifact else None
+        write_json(document, out)
+        return 0
+    rows = [("step", "needs", "state")]
+    rows += [(step.id, ", ".join(dict.fromkeys(step.inputs.values())), states[step.id]) for step in plan.steps]
+    click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}")
+    click.echo(table(rows))
+    return 0
+
+
+@click.command("run", help="Carry RECIPE out. Steps the store already has are not run again.")
+@recipe_argument
+@store_option
+@tracking_option
+@model_option
+@click.option("--dry-run", is_flag=True, help="The same as `lwplugin plan`.")
+@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--again", multiple=True, metavar="STEP", help="Run this step though the store has it.")
+@click.option("--quiet", is_flag=True, help="Say nothing until the end.")
+@json_option
+def run_command(
+    recipe: Path,
+    store: Path | None,
+    tracking_uri: str | None,
+    model: str | None,
+    dry_run: bool,
+    engine: str,
+    again: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    with only_json(as_json) as out:
+        plan, place = plan_of(recipe, model, tracking_uri), open_store(store)
+        if dry_run:
+            return _show_plan(plan, place, as_json, out)
+        result = _run(plan, place, again, quiet)
+        verdict = worst(list(result.verdicts.values()))
+        if as_json:
+            write_json(_document(result, verdict), out)
+        else:
+            _show_result(result)
+        return EXIT_CODES[verdict]
+
+
+def _run(plan: Plan, store: Store, again: tuple[str, ...], quiet: bool) -> RunResult:
+    from lwplugin.errors import did_you_mean
+    from lwplugin.pipelines.local import run_plan
+
+    known = [step.id for step in plan.steps]
+    for step_id in again:
+        if step_id not in known:
+            raise click.UsageError(f"--again: no step '{step_id}'; {did_you_mean(step_id, known)}")
+    _limit_threads()
+    store.sweep()
+    width = max(len(step) for step in known)
+    progress = progress_on(sys.stderr, quiet=quiet)
+
+    def ended(run: StepRun) -> None:
+        progress.restart()
+        if not quiet:
+            click.echo(f"{run.id:<{width}}  {run.status:<7}  {_took(run)}", err=True)
+
+    try:
+        if not quiet:
+            click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}", err=True)
+        return run_plan(plan, store, progress=progress, ended=ended, again=again)
+    finally:
+        progress.close()
+
+
+def _took(run: StepRun) -> str:
+    if run.why is not None:
+        return run.why
+    return f"{run.seconds:6.1f} s"
+
+
+def _limit_threads() -> None:
+    from lwplugin.settings import settings
+
+    if settings().threads:
+        import torch
+
+        torch.set_num_threads(settings().threads)
+
+
+def _document(result: RunResult, verdict: str) -> dict[str, Any]:
+    from lwplugin.pipelines.summary import summarise
+
+    return {
+        "verdict": verdict,
+        "recipe_digest": result.plan.recipe_digest,
+        "parent": result.plan.parent.uri,
+        "targets": {target: summarise(result, target) for target in result.plan.targets},
+        "steps": [
+            {
+                "id": run.id,
+                "step": run.step,
+                "target": run.target,
+                "status": run.status,
+                "seconds": round(run.seconds, 3),
+                "key": run.key,
+                "digest": run.digest,
+                "path": None if run.path is None else str(run.path),
+                "error": run.why,
+            }
+            for run in result.steps
+        ],
+    }
+
+
+def _show_result(result: RunResult) -> None:
+    from lwplugin.cli.tables import target_table
+    from lwplugin.pipelines.summary import summarise
+
+    for target in result.plan.targets:
+        click.echo()
+        click.echo(target_table(target, summarise(result, target)))
+    for run in result.steps:
+        if run.status == "failed":
+            click.echo(f"error: {run.id}: {run.why}", err=True)

@@ -1,0 +1,139 @@
+"""Numpy ``.npz`` archives. Arrays stored uncompressed (``np.savez``) are memory-mapped, never loaded whole."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, file_digest
+from lwplugin.errors import DataError, RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lwplugin.data.split import Split
+
+_LOCAL_HEADER = 30
+
+
+class NpzOptions(SourceOptions):
+    """Options of the npz source: one file to be split, or one file per split."""
+
+    path: Path | None = Field(None, description="One file; test examples are drawn out of it.")
+    train: Path | None = Field(None, description="File of training examples.")
+    test: Path | None = Field(None, description="File of test examples.")
+    calibration_file: Path | None = Field(None, description="File of calibration examples.")
+    x: str | tuple[str, ...] = Field(
+        "x", description="Array of inputs; several names make a dict of inputs, keyed by name."
+    )
+    y: str | None = Field("y", description="Array of targets; null for none.")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of 'path' drawn for testing.")
+
+    @model_validator(mode="after")
+    def _some_file(self) -> NpzOptions:
+        check_files("npz", self.path, self.train, self.test, self.calibration_file)
+        return self
+
+
+def read(options: NpzOptions, request: Request) -> Parts:
+    """Inputs and targets as stored (float64 becomes float32 batch by batch)."""
+
+    def split(name: str, path: Path | None) -> Split | None:
+        return None if path is None else _split(name, path, options, request.slices)
+
+    return Parts(
+        train=split("train", options.train),
+        calibration=split("calibration", options.calibration_file),
+        test=split("test", options.test),
+        whole=split("examples", options.path),
+        test_fraction=options.test_fraction,
+    )
+
+
+def contents(source: str, options: NpzOptions) -> Any:
+    """The files' digests and which arrays are read."""
+    files = {
+        role: file_digest(path)
+        for role in ("path", "train", "test", "calibration_file")
+        if (path := getattr(options, role)) is not None
+    }
+    return {"files": files, "x": options.x, "y": options.y, "test_fraction": options.test_fraction}
+
+
+def check_files(source: str, path: Path | None, *splits: Path | None) -> None:
+    """Refuses neither, or both, of one file to be split and one file per split."""
+    if (path is None) == all(split is None for split in splits):
+        raise RecipeError(
+            f"The data source '{source}' takes either 'path' or files per split",
+            got="neither" if path is None else "both",
+            do="give 'path' to have it split, or 'train' and 'test'",
+        )
+
+
+def open_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the archive: memory-mapped where uncompressed, else loaded. Never unpickles.
+
+    Raises DataError for what is not an npz archive, is damaged or holds objects.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            mapped = {member.filename[:-4]: _map(path, member) for member in members}
+        with np.load(path, allow_pickle=False) as loaded:
+            return {name: loaded[name] if array is None else array for name, array in mapped.items()}
+    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
+        raise DataError(
+            f"'{path}' cannot be read as an npz archive", got=error, do="write it with np.savez, numbers only"
+        ) from error
+
+
+def _split(name: str, path: Path, options: NpzOptions, columns: tuple[str, ...]) -> Split:
+    import numpy as np
+
+    from lwplugin.data.readers import ArrayReader
+    from lwplugin.data.split import Split
+
+    arrays = open_arrays(path)
+
+    def array(key: str) -> np.ndarray:
+        if key not in arrays:
+            raise DataError(f"'{path}' has no array '{key}'", do=did_you_mean(key, arrays))
+        return arrays[key]
+
+    inputs = array(options.x) if isinstance(options.x, str) else {key: array(key) for key in options.x}
+    targets = None if options.y is None else array(options.y)
+    slices = {column: np.asarray(array(column)) for column in columns}
+    return Split(name, ArrayReader(inputs, targets), slices=slices)
+
+
+def _map(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
+    """The member as a read-only memory map, or None where it is compressed, empty or a scalar."""
+    import numpy as np
+
+    if member.compress_type != zipfile.ZIP_STORED:
+        return None
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(_LOCAL_HEADER)
+        name_size, extra_size = struct.unpack("<HH", header[26:30])
+        stream.seek(member.header_offset + _LOCAL_HEADER + name_size + extra_size)
+        start = stream.tell()
+        major, _ = np.lib.format.read_magic(stream)
+        reader = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = reader(stream)
+        offset = stream.tell()
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if dtype.hasobject or not shape or size == 0 or offset - start + size != member.file_size:
+        return None
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+
+
+SOURCE = Source("npz", NpzOptions, read, contents, "arrays in .npz files, memory-mapped where uncompressed")

@@ -1,0 +1,1 @@
+"""The built-in tasks, one file each; their names are listed in ``lwplugin.data.spec.TASKS``."""

@@ -1,0 +1,195 @@
+"""What every export shares: the file with its description beside it, the formats there are, and the way in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwplugin.errors import ExportError, RecipeError, did_you_mean
+from lwplugin.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+
+SCHEMA = 1
+DESCRIPTION = "export.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A deployable file in its directory.
+
+    ``inputs`` maps each input's name to ``{"dtype": "float32", "shape": ["batch", 1, 28, 28]}``; ``scheme``
+    says how the integers are laid out and is empty for a float file; ``digest`` is the file's SHA-256.
+    """
+
+    path: Path
+    format: str
+    file: Path
+    digest: str
+    inputs: dict[str, dict[str, Any]]
+    output: str
+    scheme: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def save(self) -> None:
+        """Write ``export.json`` beside the file, last of all."""
+        document = {
+            "schema": SCHEMA,
+            "format": self.format,
+            "file": self.file.name,
+            "inputs": [{"name": name, **spec} for name, spec in self.inputs.items()],
+            "output": self.output,
+            **self.meta,
+            "scheme": self.scheme or None,
+            "digest": self.digest,
+        }
+        text = json.dumps(document, indent=2) + "\n"
+        temporary = self.path / (DESCRIPTION + ".part")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / DESCRIPTION)
+
+
+class ExportOptions(BaseModel):
+    """Options all formats have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parity: bool = Field(
+        default=True, description="Load the file in a fresh process and compare it before returning."
+    )
+    parity_examples: int = Field(default=16, ge=1, description="Real examples the comparison runs on.")
+    metadata: dict[str, str] = Field(
+        default_factory=dict, description="Written into the file, such as labels and preprocessing."
+    )
+
+
+@dataclass(frozen=True)
+class Format:
+    """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``."""
+
+    name: str
+    module: str
+    summary: str
+
+    @property
+    def options(self) -> type[ExportOptions]:
+        """The format's options class."""
+        options: type[ExportOptions] = import_module(self.module).Options
+        return options
+
+    @property
+    def write(self) -> Callable[[LightModel, Data, Path, Any, Progress], Exported]:
+        """The function that writes the file into a directory."""
+        write: Callable[[LightModel, Data, Path, Any, Progress], Exported] = import_module(self.module).write
+        return write
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry for entry in (Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),)
+}
+
+
+def export(
+    light: LightModel | nn.Module,
+    data: Data,
+    *,
+    format: str = "onnx",  # noqa: A002 - the word everybody uses
+    path: str | Path,
+    progress: Progress = silent,
+    **options: Any,
+) -> Exported:
+    """Write a model into the directory ``path`` and prove that the file is the model.
+
+    Raises RecipeError for an unknown format or option, ExportError where the model cannot be written or the
+    written file, loaded in a fresh process, does not answer as the model does.
+    """
+    from lwplugin.model.bundle import light as as_light
+
+    if format not in FORMATS:
+        raise RecipeError("Unknown export format", got=repr(format), do=did_you_mean(format, FORMATS))
+    chosen = FORMATS[format]
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / DESCRIPTION).unlink(missing_ok=True)
+    exported = chosen.write(as_light(light), data, directory, _configure(chosen, options), progress)
+    exported.save()
+    return exported
+
+
+def load_exported(path: str | Path) -> Exported:
+    """Read a directory that `export` wrote; ExportError where it is not one or the file has changed."""
+    directory = Path(path)
+    try:
+        document = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            "Not a directory with an exported model", got=f"{directory} ({error})", do="export the model again"
+        ) from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise ExportError(
+            f"{DESCRIPTION} has an unknown schema", got=str(document)[:80], do="export again with this version"
+        )
+    known = {"schema", "format", "file", "inputs", "output", "scheme", "digest"}
+    try:
+        name = str(document["file"])
+        file = directory / name
+        if Path(name).name != name or file.is_symlink() or not file.is_file():
+            raise ExportError(
+                f"{DESCRIPTION} names a file that is not in its directory", got=name, do="export again"
+            )
+        inputs = {
+            str(entry["name"]): {key: value for key, value in entry.items() if key != "name"}
+            for entry in document["inputs"]
+        }
+        exported = Exported(
+            path=directory,
+            format=str(document["format"]),
+            file=file,
+            digest=str(document["digest"]),
+            inputs=inputs,
+            output=str(document["output"]),
+            scheme=dict(document.get("scheme") or {}),
+            meta={key: value for key, value in document.items() if key not in known},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{DESCRIPTION} is damaged", got=repr(error), do="export again") from error
+    if file_digest(file) != exported.digest:
+        raise ExportError(f"{name} is not the file that was exported", got="another digest", do="export again")
+    return exported
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _configure(chosen: Format, options: dict[str, Any]) -> ExportOptions:
+    known = chosen.options.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError(
+                f"Format '{chosen.name}' has no option of this name",
+                got=repr(name),
+                do=did_you_mean(name, known),
+            )
+    try:
+        return chosen.options(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RecipeError(
+            f"Option '{'.'.join(map(str, first['loc']))}' of format '{chosen.name}' is wrong",
+            got=repr(first["input"]),
+            do=first["msg"],
+        ) from error

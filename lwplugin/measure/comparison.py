@@ -1,0 +1,81 @@
+"""A candidate beside its parent, with the per-example scores, in memory and in a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, PrivateAttr, ValidationError
+
+from lwplugin.errors import MeasureError
+from lwplugin.measure.result import Interval, Measurement, Parity, Result
+from lwplugin.measure.wire import Array
+
+_JSON, _SCORES = "comparison.json", "scores.npz"
+
+
+class Comparison(Result):
+    """Both measured in one run, interleaved."""
+
+    schema_version: int = 1
+    baseline: Measurement
+    candidate: Measurement
+    speedup: Interval = Field(
+        description="baseline time over candidate time; above 1 the candidate is faster"
+    )
+    difference: Parity | None = Field(description="candidate's outputs beside the baseline's")
+    noisy: bool = Field(description="the timing is not usable; scores and sizes are")
+    noise_reason: str | None
+    n: int = Field(description="scored examples")
+    scores_digest: str | None = Field(default=None, description="sha256 of scores.npz once saved")
+    _scores: dict[str, Array] = PrivateAttr(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, Array]:
+        """``ids``, ``baseline_scores``, ``candidate_scores``, ``agreement``, ``baseline_predictions``,
+        ``candidate_predictions`` and ``slice_<name>``, one row per example; what labels would be needed
+        for is absent where there are none."""
+        return self._scores
+
+    def with_scores(self, scores: dict[str, Array]) -> Comparison:
+        self._scores = scores
+        return self
+
+    def save(self, directory: Path | str) -> Comparison:
+        """Write scores.npz, then comparison.json, each renamed into place; returns self with the digest."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **self._scores)
+        digest = hashlib.sha256(packed.getvalue()).hexdigest()
+        saved = self.model_copy(update={"scores_digest": digest}).with_scores(self._scores)
+        _write(directory / _SCORES, packed.getvalue())
+        _write(directory / _JSON, saved.model_dump_json(indent=1).encode())
+        return saved
+
+
+def load_comparison(directory: Path | str) -> Comparison:
+    """Read what ``save`` wrote. Raises MeasureError where a file is missing, damaged or not of the pair."""
+    directory = Path(directory)
+    try:
+        comparison = Comparison.model_validate_json((directory / _JSON).read_bytes())
+        packed = (directory / _SCORES).read_bytes()
+        if hashlib.sha256(packed).hexdigest() != comparison.scores_digest:
+            raise MeasureError(
+                f"{directory / _SCORES} does not belong to {_JSON}", got="another digest", do="measure again"
+            )
+        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+            return comparison.with_scores(dict(arrays))
+    except (OSError, ValidationError, ValueError) as error:
+        raise MeasureError(
+            f"Cannot read a comparison in {directory}", got=error, do="measure again"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

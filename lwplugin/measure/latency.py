@@ -1,0 +1,137 @@
+"""Timing one or two files: short blocks of runs, interleaved between processes until the answer is known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwplugin.measure.intervals import Floats, quantile
+from lwplugin.measure.machine import allowed_cpus
+from lwplugin.measure.noise import Speed, judge
+from lwplugin.measure.result import Latency
+from lwplugin.measure.session import Worker
+from lwplugin.progress import Progress, silent
+
+MIN_ROUNDS = 8
+MIN_RUNS = 80  # the 95 % interval of the 95th percentile needs 72
+_KEPT_SAMPLES = 2000
+_WARM_SECONDS = 1.0
+
+
+@dataclass
+class Timings:
+    """``rounds[label][r]`` are the durations in ms that a process took in round r."""
+
+    rounds: dict[str, list[Floats]]
+    wall_ns: int = 0
+    cpu_ns: int = 0
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def latency(self, labels: Sequence[str], confidence: float) -> Latency:
+        """Median and tail over all runs of these processes."""
+        pieces = [piece for turn in zip(*(self.rounds[label] for label in labels)) for piece in turn]
+        samples = np.concatenate(pieces)
+        blocks = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+        middle = quantile(samples, 0.5, blocks=blocks, confidence=confidence)
+        tail = quantile(samples, 0.95, blocks=blocks, confidence=confidence)
+        kept = samples[np.linspace(0, len(samples) - 1, min(len(samples), _KEPT_SAMPLES)).astype(np.int64)]
+        return Latency(
+            p50_ms=middle.estimate,
+            p50_low_ms=middle.low,
+            p50_high_ms=middle.high,
+            p95_ms=tail.estimate,
+            p95_low_ms=tail.low,
+            p95_high_ms=tail.high,
+            confidence=confidence,
+            n=len(samples),
+            samples_ms=[round(float(value), 6) for value in kept],
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to time; all in seconds."""
+
+    min_seconds: float
+    max_seconds: float
+    confidence: float = 0.95
+    precision: float = 0.02  # wanted half-width of the speed-up's interval, as a share
+
+
+def idle_cpus(count: int, window_s: float = 0.05) -> list[int]:
+    """The ``count`` least busy CPUs this process may use; all of them where the system does not tell."""
+    allowed = allowed_cpus()
+    before = _idle_ticks()
+    time.sleep(window_s)
+    after = _idle_ticks()
+    idle = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in allowed}
+    return sorted(sorted(allowed, key=lambda cpu: (-idle[cpu], -cpu))[:count])
+
+
+def interleave(
+    workers: Mapping[str, Worker],
+    baseline: Sequence[str],
+    candidate: Sequence[str],
+    *,
+    plan: Plan,
+    off_cpu_matters: bool = True,
+    progress: Progress = silent,
+) -> tuple[Timings, Speed]:
+    """Time the loaded workers in turns; every round runs each process once, on the same inputs.
+
+    Stops when the speed-up's interval is narrow and nothing looks disturbed, else at ``plan.max_seconds``;
+    the rounds that an interval needs are taken even if they last longer, up to four times that.
+    """
+    order = [label for pair in zip([*baseline], [*candidate] or [*baseline]) for label in dict.fromkeys(pair)]
+    timings = Timings(rounds={label: [] for label in order})
+    for label in order:
+        timings.facts[label] = workers[label].ask(
+            "warm", max_seconds=_WARM_SECONDS, stretch_seconds=0.01, stretch_runs=3
+        )
+    slowest_s = 1e-3 * max(fact["run_ms"] for fact in timings.facts.values())
+    block_s = min(0.02, max(0.002, plan.min_seconds / (24 * len(order))))
+    k = int(max(1, min(5000, block_s / slowest_s)))
+    settle = int(min(20, 0.002 / slowest_s)) if slowest_s > 2e-4 else 10
+    began = time.monotonic()
+    while True:
+        turn = len(timings.rounds[order[0]])
+        # Forward, then backward: a drift in one direction weighs on both models alike.
+        for label in order if turn % 2 == 0 else order[::-1]:
+            facts, arrays = workers[label].ask_arrays("block", k=k, settle=max(1, settle), offset=turn * k)
+            timings.rounds[label].append(1e-6 * arrays["durations_ns"].astype(np.float64))
+            timings.wall_ns += facts["wall_ns"]
+            timings.cpu_ns += facts["cpu_ns"]
+        elapsed = time.monotonic() - began
+        progress("time", min(int(1000 * elapsed), int(1000 * plan.max_seconds)), int(1000 * plan.max_seconds))
+        rounds = turn + 1
+        enough = rounds >= MIN_ROUNDS and rounds * k * len(baseline) >= MIN_RUNS
+        if elapsed < plan.min_seconds or (not enough and elapsed < 4 * plan.max_seconds):
+            continue
+        off_cpu = max(0.0, 1 - timings.cpu_ns / timings.wall_ns) if off_cpu_matters else 0.0
+        speed = judge(
+            [timings.rounds[label] for label in baseline],
+            [timings.rounds[label] for label in candidate],
+            off_cpu=off_cpu,
+            confidence=plan.confidence,
+        )
+        narrow = speed.half_width <= plan.precision and not speed.noise.reasons
+        if narrow or elapsed >= plan.max_seconds:
+            progress("time", 1, 1)
+            return timings, speed
+
+
+def _idle_ticks() -> dict[int, int]:
+    ticks: dict[int, int] = {}
+    try:
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *values = line.split()
+            if name.startswith("cpu") and name != "cpu":
+                ticks[int(name[3:])] = int(values[3]) + int(values[4])
+    except OSError:
+        return {}
+    return ticks

@@ -1,0 +1,116 @@
+"""What this machine is: instruction set, cores, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from lwplugin.measure.result import Machine
+
+_ISAS: dict[str, tuple[str, ...]] = {
+    "amx": ("amx_int8",),
+    "vnni": ("avx512_vnni", "avx_vnni"),
+    "avx512": ("avx512bw", "avx512f"),
+    "avx2": ("avx2",),
+    "sse": ("sse4_2", "sse2"),
+    "i8mm": ("i8mm",),
+    "dotprod": ("asimddp",),
+    "neon": ("asimd", "neon"),
+}
+_REPORTED = {flag for flags in _ISAS.values() for flag in flags} | {"fma", "f16c", "avx512_bf16", "amx_tile"}
+_REPORTED |= {"amx_bf16", "avx512_fp16", "fphp", "sve", "sve2", "bf16"}
+# Their int8 multiply-add sums two products in 16 bits, which overflow with 8-bit weights.
+_SATURATING = {"avx512", "avx2", "sse"}
+
+
+def cpu_flags() -> list[str]:
+    """Instruction sets that matter to inference, sorted; empty where the system does not tell."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return ["asimd", "asimddp", "neon"]
+    for line in _cpuinfo():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return sorted(_REPORTED.intersection(value.split()))
+    return []
+
+
+def isa(flags: list[str] | None = None) -> str:
+    """The best int8 instruction set: amx, vnni, avx512, avx2, sse, i8mm, dotprod, neon or unknown.
+
+    >>> isa(["avx2", "fma", "sse2"])
+    'avx2'
+    """
+    have = set(cpu_flags() if flags is None else flags)
+    for name, needed in _ISAS.items():
+        if have.intersection(needed):
+            return name
+    return "unknown"
+
+
+def int8_saturates(name: str | None = None) -> bool:
+    """Whether 8-bit weights overflow in this instruction set's kernels; 7-bit ones (reduce_range) do not."""
+    return (isa() if name is None else name) in _SATURATING
+
+
+def allowed_cpus() -> list[int]:
+    """The CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def load_average() -> float:
+    return os.getloadavg()[0]
+
+
+def describe(runtimes: dict[str, str]) -> Machine:
+    """This machine now; ``runtimes`` is what the workers reported."""
+    flags = cpu_flags()
+    return Machine(
+        cpu=_cpu_name(),
+        arch=platform.machine(),
+        cores=len(allowed_cpus()),
+        cpu_quota=_cpu_quota(),
+        flags=flags,
+        isa=isa(flags),
+        os=platform.platform(),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        load=load_average(),
+        runtimes=runtimes,
+    )
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can still be taken without swapping; None where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_quota() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,137 @@
+"""From interleaved rounds to a speed-up with an honest interval, and whether the machine was too noisy.
+
+Every file is timed in two processes. Where memory happens to lie shifts a process by a per cent or two for
+its whole life, which no number of runs within it can show (Kalibera and Jones, "Rigorous benchmarking in
+reasonable time", 2013); so the interval holds the spread between processes as well as that between rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwplugin.measure.intervals import Floats, ranks, student
+from lwplugin.measure.machine import load_average
+from lwplugin.measure.result import Interval, Noise
+
+# What two processes of one file differ by (standard deviation of the log) and how many processes this
+# knowledge is worth beside the ones at hand; see the README for the runs it comes from.
+PROCESS_SD = 0.01
+PROCESS_WEIGHT = 4
+
+MAX_SAME_FILE = 0.10
+MAX_HALVES = 0.10
+MAX_DRIFT = 0.25
+MAX_OFF_CPU = 0.25
+MAX_HALF_WIDTH = 0.15
+
+
+@dataclass(frozen=True)
+class Speed:
+    """``speedup`` is baseline time over candidate time (1.0 where there is one model only)."""
+
+    speedup: Interval
+    noise: Noise
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval, as a share of the estimate."""
+        low, high = self.speedup.low, self.speedup.high
+        return math.inf if low is None or high is None else 0.5 * math.log(high / low)
+
+
+def judge(
+    baseline: Sequence[Sequence[Floats]],
+    candidate: Sequence[Sequence[Floats]],
+    *,
+    off_cpu: float,
+    confidence: float = 0.95,
+) -> Speed:
+    """``baseline[p][r]`` are the durations of process p in round r; candidate likewise, or empty.
+
+    The estimate is the median over rounds of the paired log ratio of block medians: both models of a pair
+    met the same moment of the machine, so bursts that last longer than a round cancel.
+    """
+    slow, fast = _log_medians(baseline), _log_medians(candidate)
+    paired = slow.mean(0) - fast.mean(0) if len(fast) else slow.mean(0) - slow.mean(0)
+    estimate = float(np.median(paired))
+    low, high = _median_bounds(paired, confidence)
+    spread = _process_half_width([slow, fast] if len(fast) else [slow], confidence)
+    low = estimate - math.hypot(estimate - low, spread)
+    high = estimate + math.hypot(high - estimate, spread)
+    noise = _noise(slow, fast, off_cpu)
+    if len(fast) and 0.5 * (high - low) > MAX_HALF_WIDTH:
+        known = "not bounded" if math.isinf(high - low) else f"known only to ±{50 * (high - low):.0f} %"
+        reasons = [*noise.reasons, f"the speed-up is {known} after {paired.size} rounds"]
+        noise = noise.model_copy(update={"reasons": reasons})
+    speedup = Interval(
+        estimate=math.exp(estimate),
+        low=math.exp(low) if math.isfinite(low) else None,
+        high=math.exp(high) if math.isfinite(high) else None,
+        confidence=confidence,
+    )
+    return Speed(speedup=speedup, noise=noise)
+
+
+def _log_medians(processes: Sequence[Sequence[Floats]]) -> Floats:
+    """[process, round]"""
+    return np.array([[math.log(float(np.median(block))) for block in rounds] for rounds in processes])
+
+
+def _median_bounds(values: Floats, confidence: float) -> tuple[float, float]:
+    low_rank, high_rank = ranks(len(values), 0.5, confidence)
+    ordered = np.sort(values)
+    return (
+        -math.inf if low_rank is None else float(ordered[low_rank]),
+        math.inf if high_rank is None else float(ordered[high_rank]),
+    )
+
+
+def _process_half_width(models: Sequence[Floats], confidence: float) -> float:
+    """Half-width of the log ratio from the spread between processes: a t interval whose variance is
+    pooled with what is known from other runs (moderated, Smyth 2004)."""
+    squares, freedom, scale = 0.0, 0, 0.0
+    for model in models:
+        levels = np.median(model - model.mean(0), axis=1)
+        squares += float(((levels - levels.mean()) ** 2).sum())
+        freedom += len(levels) - 1
+        scale += 1 / len(levels)
+    variance = (PROCESS_WEIGHT * PROCESS_SD**2 + squares) / (PROCESS_WEIGHT + freedom)
+    return student(PROCESS_WEIGHT + freedom, confidence) * math.sqrt(variance * scale)
+
+
+def _noise(slow: Floats, fast: Floats, off_cpu: float) -> Noise:
+    rounds = slow.shape[1]
+    replicated = [model for model in (slow, fast) if len(model) > 1]
+    same_file = max((abs(_share(np.median(model[0] - model[1]))) for model in replicated), default=None)
+    subject = slow.mean(0) - fast.mean(0) if len(fast) else slow.mean(0)
+    half, third = rounds // 2, max(1, rounds // 3)
+    halves = abs(_share(np.median(subject[:half]) - np.median(subject[half:]))) if half else 0.0
+    level = slow.mean(0)
+    drift = _share(np.median(level[-third:]) - np.median(level[:third]))
+    load = load_average()
+    reasons = []
+    if same_file is not None and same_file > MAX_SAME_FILE:
+        reasons.append(f"two processes running the same file differ by {100 * same_file:.0f} %")
+    if halves > MAX_HALVES:
+        reasons.append(f"the first and the second half of the run differ by {100 * halves:.0f} %")
+    if abs(drift) > MAX_DRIFT:
+        reasons.append(f"the baseline drifted by {100 * drift:+.0f} % during the run")
+    if off_cpu > MAX_OFF_CPU:
+        reasons.append(f"other work kept the process off its CPU {100 * off_cpu:.0f} % of the time")
+    return Noise(
+        same_file=same_file,
+        halves=halves,
+        drift=drift,
+        off_cpu=off_cpu,
+        load_after=load,
+        rounds=rounds,
+        reasons=reasons,
+    )
+
+
+def _share(log_difference: float) -> float:
+    return math.expm1(float(log_difference))

@@ -1,0 +1,125 @@
+"""What a measurement says: pydantic models whose JSON is the report's and the gate's input.
+
+Units are in the names. An interval end that cannot be bounded is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Result(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Interval(Result):
+    """A number with its confidence interval."""
+
+    estimate: float
+    low: float | None = Field(description="None where the data do not bound it")
+    high: float | None = Field(description="None where the data do not bound it")
+    confidence: float = Field(description="two-sided")
+
+
+class Latency(Result):
+    """Wall time of one inference of ``batch`` examples, as the caller sees it."""
+
+    p50_ms: float
+    p50_low_ms: float | None
+    p50_high_ms: float | None = Field(description="None where there were too few runs to bound it")
+    p95_ms: float
+    p95_low_ms: float | None
+    p95_high_ms: float | None = Field(description="None where there were too few runs to bound it")
+    confidence: float = Field(description="two-sided, of both intervals")
+    n: int = Field(description="timed runs")
+    samples_ms: list[float] = Field(description="the runs, in order, evenly thinned to at most 2,000")
+
+
+class Energy(Result):
+    """Energy per inference of ``batch`` examples, whole package or board, idle power included."""
+
+    state: Literal["measured", "unavailable"]
+    joules_per_inference: float | None = None
+    source: str | None = Field(default=None, description="the counter: rapl or nvml")
+    seconds: float | None = Field(default=None, description="length of the measured window")
+    reason: str | None = Field(default=None, description="why it is unavailable")
+
+
+class Parity(Result):
+    """Outputs of the runtime beside reference outputs on the same inputs."""
+
+    reference: str = Field(description="what the outputs were compared with")
+    max_abs_error: float
+    sqnr_db: float | None = Field(
+        description="10 log10(signal power / error power); None where the outputs are identical"
+    )
+    n: int = Field(description="examples")
+
+
+class Machine(Result):
+    """Where the numbers were taken."""
+
+    cpu: str
+    arch: str
+    cores: int = Field(description="CPUs this process may use")
+    cpu_quota: float | None = Field(description="CPUs the control group allows, where it limits them")
+    flags: list[str] = Field(description="instruction sets that matter to inference")
+    isa: str
+    os: str
+    memory_bytes: int
+    load: float = Field(description="load average over one minute when the measurement began")
+    runtimes: dict[str, str] = Field(default_factory=dict, description="runtime → version")
+
+
+class Noise(Result):
+    """How much the machine disturbed the timing; all values are shares (0.1 is 10 %)."""
+
+    same_file: float | None = Field(description="largest difference between two processes of the same file")
+    halves: float = Field(description="difference between the first and the second half of the run")
+    drift: float = Field(
+        description="change of the baseline (or the only model) between first and last third"
+    )
+    off_cpu: float = Field(description="share of the timed wall time that the process was not running")
+    load_after: float = Field(description="load average over one minute when the timing ended")
+    rounds: int
+    reasons: list[str] = Field(description="why the timing is not usable; empty when it is")
+
+
+class Measurement(Result):
+    """One file in its runtime on one machine."""
+
+    format: str
+    runtime: str
+    runtime_version: str
+    device: str
+    threads: int
+    batch: int
+    file_digest: str
+    size_bytes: int = Field(description="all files that deployment needs")
+    compressed_bytes: int = Field(description="the same through gzip level 6")
+    load_ms: float = Field(description="session creation in a fresh process, file in the page cache")
+    first_ms: float = Field(description="the first inference after loading")
+    latency: Latency
+    peak_memory_bytes: int = Field(description="peak resident memory of the runtime process at this batch")
+    before_load_bytes: int = Field(description="resident memory of that process before it loaded the file")
+    energy: Energy
+    parity: Parity | None
+    simulation: dict[str, float] | None = Field(
+        description="metrics of an int8 file with its graph run as written, in float; None for other files"
+    )
+    kernel_gap: dict[str, float] | None = Field(
+        description="simulation minus real kernels, same examples; positive where the kernels are worse"
+    )
+    kernel_sqnr_db: float | None = Field(description="real kernels beside the simulation")
+    metrics: dict[str, float] = Field(description="task metrics in the real runtime; empty without labels")
+    n: int = Field(description="scored examples")
+    noise: Noise
+    warnings: list[str]
+    machine: Machine
+
+    @property
+    def model_memory_bytes(self) -> int:
+        """What loading and running the model added to the process."""
+        return max(0, self.peak_memory_bytes - self.before_load_bytes)

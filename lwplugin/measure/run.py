@@ -1,0 +1,300 @@
+"""``measure``: one file, or a candidate beside its parent, in their real runtimes on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwplugin.errors import MeasureError, RecipeError, did_you_mean
+from lwplugin.measure.comparison import Comparison
+from lwplugin.measure.energy import measure_energy
+from lwplugin.measure.feeds import Feeds, feeds_of, pieces
+from lwplugin.measure.latency import Plan, Timings, idle_cpus, interleave
+from lwplugin.measure.machine import available_memory_bytes, describe
+from lwplugin.measure.parity import compare, torch_outputs
+from lwplugin.measure.result import Energy, Machine, Measurement, Noise, Parity
+from lwplugin.measure.runtimes.base import runtime_of
+from lwplugin.measure.score import Scored, Side, score
+from lwplugin.measure.session import Worker, workers
+from lwplugin.measure.simulation import Simulation, simulate
+from lwplugin.measure.subject import Subject
+from lwplugin.progress import Progress, silent
+
+_TIMED_BATCHES = 4
+
+
+class MeasureConfig(BaseModel):
+    """How to measure; the defaults are those of API, recipe and command line."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="cpu", description="cpu or cuda")
+    threads: int = Field(default=1, ge=1, description="threads of one inference")
+    batch: int = Field(default=1, ge=1, description="examples of one timed inference")
+    min_seconds: float = Field(
+        default=1.0, gt=0, description="least time spent on timing, both models together"
+    )
+    max_seconds: float = Field(
+        default=4.0,
+        gt=0,
+        description="timing ends here even if the answer is still wide; slow models get "
+        "up to four times this for the fewest runs that an interval needs",
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="two-sided, of every interval")
+    precision: float = Field(
+        default=0.02, gt=0, description="half-width of the speed-up's interval to stop at"
+    )
+    processes: int | None = Field(
+        default=None, ge=1, le=8, description="processes per file; None: two, or one where memory is short"
+    )
+    max_examples: int | None = Field(
+        default=None, ge=1, description="score only the first examples of the test"
+    )
+    parity_examples: int = Field(default=256, ge=1, description="examples compared with torch outputs")
+    simulation_examples: int = Field(
+        default=512, ge=1, description="examples on which an int8 file is compared with its float simulation"
+    )
+    energy_seconds: float = Field(default=1.0, gt=0, description="stretch over which energy is measured")
+    timeout_s: float = Field(default=300.0, gt=0, description="longest wait for one answer of a runtime")
+
+
+@dataclass
+class _Model:
+    """One side of the measurement, its processes, and what was seen of them."""
+
+    name: str
+    subject: Subject
+    reference: Any
+    labels: list[str]
+    version: str = ""
+    loads: list[dict[str, Any]] = field(default_factory=list)
+    memory: list[dict[str, Any]] = field(default_factory=list)
+    first_ms: float = 0.0
+    energy: Energy | None = None
+    simulation: Simulation | None = None
+
+
+def measure(
+    exported: Any,
+    data: Any,
+    *,
+    baseline: Any = None,
+    reference: Any = None,
+    baseline_reference: Any = None,
+    config: MeasureConfig | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> Comparison | Measurement:
+    """Measure a file (Measurement), or with ``baseline`` compare it with its parent's file (Comparison).
+
+    Args:
+        exported: an Exported, or the directory of one; ``baseline`` likewise.
+        data: gives the inputs of the timed runs and, by its test split and task, the scores.
+        reference: light model or module whose torch outputs the file should reproduce (parity).
+        options: fields of MeasureConfig, such as ``threads`` and ``batch``.
+
+    Raises MeasureError where a runtime cannot load or run a file, dies, hangs, or gives NaN.
+    """
+    config = _config(config, options)
+    models = [("candidate", exported, reference)]
+    if baseline is not None:
+        models.insert(0, ("baseline", baseline, baseline_reference))
+    subjects = [(name, Subject.of(of), wanted) for name, of, wanted in models]
+    processes = config.processes or _processes([subject for _, subject, _ in subjects])
+    sides = [
+        _Model(name, subject, wanted, [f"{name} {i + 1}" for i in range(processes)])
+        for name, subject, wanted in subjects
+    ]
+    runtimes = {label: runtime_of(side.subject.format) for side in sides for label in side.labels}
+    with workers(runtimes, threads=config.threads, timeout_s=config.timeout_s) as running:
+        return _measure(sides, running, data, config, progress)
+
+
+def _measure(
+    sides: list[_Model], running: dict[str, Worker], data: Any, config: MeasureConfig, progress: Progress
+) -> Comparison | Measurement:
+    timed = {side.name: _timed_inputs(data, side.subject, config.batch) for side in sides}
+    for side in sides:
+        for label in side.labels:
+            side.version = running[label].receive()[0]["version"]
+    machine = describe({runtime_of(side.subject.format): side.version for side in sides})
+    cpus = idle_cpus(config.threads) if config.device == "cpu" else None
+    for side in sides:
+        for label in side.labels:
+            side.loads.append(running[label].ask("load", cpus=cpus, **_load_request(side, config)))
+            _send_inputs(running[label], timed[side.name])
+    timings, speed = interleave(
+        running,
+        sides[0].labels,
+        sides[1].labels if len(sides) > 1 else [],
+        plan=Plan(config.min_seconds, config.max_seconds, config.confidence, config.precision),
+        off_cpu_matters=config.device == "cpu",
+        progress=progress,
+    )
+    for side in sides:
+        side.memory = [running[label].ask("memory") for label in side.labels]
+        side.first_ms = statistics.median(timings.facts[label]["first_ms"] for label in side.labels)
+        side.energy = measure_energy(
+            running[side.labels[0]],
+            config.device,
+            run_ms=timings.facts[side.labels[0]]["run_ms"],
+            seconds=config.energy_seconds,
+        )
+        for label in side.labels:
+            running[label].ask("unpin")
+    scored = _score(sides, running, data, config, progress)
+    parities = {side.name: _parity(side, scored, data, config) for side in sides}
+    for side in sides:
+        if side.name in scored.first:
+            side.simulation = simulate(
+                Side(side.name, running[side.labels[-1]], side.subject, config.batch),
+                data,
+                scored.first[side.name],
+                machine,
+                config.simulation_examples,
+                _load_request(side, config),
+            )
+    results = [
+        _result(side, timings, speed.noise, scored, parities[side.name], machine, config) for side in sides
+    ]
+    if len(results) == 1:
+        return results[0]
+    first = scored.first
+    return Comparison(
+        baseline=results[0],
+        candidate=results[1],
+        speedup=speed.speedup,
+        difference=compare(first["candidate"], first["baseline"], what="baseline") if first else None,
+        noisy=bool(speed.noise.reasons),
+        noise_reason=_reason(speed.noise, machine),
+        n=scored.n,
+    ).with_scores(scored.arrays)
+
+
+def _config(config: MeasureConfig | None, options: dict[str, Any]) -> MeasureConfig:
+    known = MeasureConfig.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError("Unknown option of measure", got=repr(name), do=did_you_mean(name, known))
+    given = {} if config is None else config.model_dump(exclude_unset=True)
+    try:
+        return MeasureConfig(**{**given, **options})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise RecipeError(f"Option '{name}' of measure: {problem['msg']}", got=problem["input"]) from error
+
+
+def _processes(subjects: list[Subject]) -> int:
+    """Two per file, unless four copies of the models would take most of the free memory."""
+    available = available_memory_bytes()
+    needed = sum(2 * 3 * subject.size_bytes() for subject in subjects)
+    return 2 if available is None or needed < available / 2 else 1
+
+
+def _timed_inputs(data: Any, subject: Subject, batch: int) -> list[Feeds]:
+    """A few batches of real examples for the timed runs, from the test split where there is one."""
+    if subject.fixed_batch not in (None, batch):
+        raise MeasureError(
+            f"{subject.file.name} takes batches of {subject.fixed_batch} only",
+            got=f"batch={batch}",
+            do=f"measure with batch={subject.fixed_batch}, or export for the batch that is wanted",
+        )
+    split = data.test or data.calibration or data.train
+    if split is None or not len(split):
+        raise MeasureError(
+            "There are no examples to time with", do="give the data a test or calibration split"
+        )
+    chosen = split.head(_TIMED_BATCHES * batch).batches(_TIMED_BATCHES * batch)
+    feeds = feeds_of(next(chosen).inputs, subject)
+    return list(pieces(feeds, batch, pad=True))
+
+
+def _send_inputs(worker: Worker, timed: list[Feeds]) -> None:
+    arrays = {f"{place}:{name}": array for place, feeds in enumerate(timed) for name, array in feeds.items()}
+    worker.ask("inputs", arrays, count=len(timed), names=list(timed[0]))
+
+
+def _load_request(side: _Model, config: MeasureConfig) -> dict[str, Any]:
+    return {
+        "file": str(side.subject.file.resolve()),
+        "device": config.device,
+        "threads": config.threads,
+        "optimize": True,
+        "output": side.subject.output,
+    }
+
+
+def _score(
+    sides: list[_Model], running: dict[str, Worker], data: Any, config: MeasureConfig, progress: Progress
+) -> Scored:
+    if data.test is None:
+        return Scored(metrics={side.name: {} for side in sides})
+    split = data.test if config.max_examples is None else data.test.head(config.max_examples)
+    return score(
+        split,
+        data.task,
+        [Side(side.name, running[side.labels[0]], side.subject, config.batch) for side in sides],
+        first=max(config.parity_examples, config.simulation_examples),
+        progress=progress,
+    )
+
+
+def _parity(side: _Model, scored: Scored, data: Any, config: MeasureConfig) -> Parity | None:
+    if side.reference is None or side.name not in scored.first:
+        return None
+    outputs = scored.first[side.name][: config.parity_examples]
+    module = getattr(side.reference, "module", side.reference)
+    return compare(outputs, torch_outputs(module, data, len(outputs)), what="torch")
+
+
+def _result(
+    side: _Model,
+    timings: Timings,
+    noise: Noise,
+    scored: Scored,
+    parity: Parity | None,
+    machine: Machine,
+    config: MeasureConfig,
+) -> Measurement:
+    latency = timings.latency(side.labels, config.confidence)
+    warnings = list(side.simulation.warnings) if side.simulation else []
+    if latency.p95_high_ms is None:
+        warnings.append(f"{latency.n} runs cannot bound the 95th percentile: raise max_seconds")
+    if data_missing := not scored.n:
+        warnings.append("There is no test split: nothing was scored.")
+    return Measurement(
+        format=side.subject.format,
+        runtime=runtime_of(side.subject.format),
+        runtime_version=side.version,
+        device=config.device,
+        threads=config.threads,
+        batch=config.batch,
+        file_digest=side.subject.digest,
+        size_bytes=side.subject.size_bytes(),
+        compressed_bytes=side.subject.compressed_bytes(),
+        load_ms=statistics.median(load["load_ms"] for load in side.loads),
+        first_ms=side.first_ms,
+        latency=latency,
+        peak_memory_bytes=max(memory["peak_bytes"] for memory in side.memory),
+        before_load_bytes=max(load["before_bytes"] for load in side.loads),
+        energy=side.energy or Energy(state="unavailable", reason="not measured"),
+        parity=parity,
+        simulation=side.simulation.metrics if side.simulation else None,
+        kernel_gap=side.simulation.gap if side.simulation else None,
+        kernel_sqnr_db=side.simulation.sqnr_db if side.simulation else None,
+        metrics={} if data_missing else scored.metrics[side.name],
+        n=scored.n,
+        noise=noise,
+        warnings=warnings,
+        machine=machine,
+    )
+
+
+def _reason(noise: Noise, machine: Machine) -> str | None:
+    if not noise.reasons:
+        return None
+    return f"{'; '.join(noise.reasons)} (load average {noise.load_after:.1f} on {machine.cores} CPUs)"

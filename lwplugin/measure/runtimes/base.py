@@ -1,0 +1,50 @@
+"""What a runtime adapter must do, and which runtime runs which format.
+
+A new runtime is one file with one class, one line in RUNTIMES and its formats in FORMATS. Adapters import
+their runtime inside methods or at the top of their own file, and never torch unless they are the torch one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from lwplugin.errors import MeasureError, did_you_mean
+from lwplugin.measure.wire import Array
+
+RUNTIMES: dict[str, str] = {
+    "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
+    "torch": "lwplugin.measure.runtimes.torch:TorchRuntime",
+}
+FORMATS: dict[str, str] = {"onnx": "onnxruntime", "torch": "torch", "bundle": "torch", "pt2": "torch"}
+
+
+class Runtime(Protocol):
+    """One loaded model at a time; ``run`` takes and returns numpy arrays, batch first."""
+
+    version: str
+
+    def load(self, file: str, *, device: str, threads: int, optimize: bool, output: str) -> dict[str, Any]:
+        """Create the session; returns facts for the report. ``optimize`` False runs the graph as written."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array]) -> Array:
+        """One inference, finished when it returns (device work included)."""
+        ...
+
+
+def runtime_of(file_format: str) -> str:
+    """The runtime that runs a format; MeasureError naming the known formats."""
+    if file_format not in FORMATS:
+        raise MeasureError("No runtime here runs this format", got=file_format, do=did_you_mean(format, FORMATS))
+    return FORMATS[file_format]
+
+
+def create(name: str) -> Runtime:
+    """Import and create an adapter; MeasureError where the runtime is unknown."""
+    if name not in RUNTIMES:
+        raise MeasureError("Unknown runtime", got=name, do=did_you_mean(name, RUNTIMES))
+    module, _, attribute = RUNTIMES[name].partition(":")
+    runtime: Runtime = getattr(importlib.import_module(module), attribute)()
+    return runtime

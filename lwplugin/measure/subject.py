@@ -1,0 +1,132 @@
+"""The file under measurement: what its export.json says, and its size as deployment sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lwplugin.errors import MeasureError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """One named input; ``shape`` has None (or a name) where the size is free, batch first."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An exported file with what is needed to run it. ``digest`` is the export's own."""
+
+    file: Path
+    format: str
+    inputs: tuple[Input, ...]
+    output: str
+    scheme: Mapping[str, Any] | None
+    digest: str
+
+    @classmethod
+    def of(cls, exported: Any) -> Subject:
+        """From an Exported, or from the directory an export wrote.
+
+        Raises MeasureError where the directory has no readable export.json or the file is missing.
+        """
+        if isinstance(exported, cls):
+            return exported
+        directory = Path(exported) if isinstance(exported, str | Path) else Path(exported.path)
+        content = _read(directory / "export.json")
+        try:
+            subject = cls(
+                file=directory / content["file"],
+                format=str(content["format"]),
+                inputs=tuple(
+                    Input(
+                        name=str(entry["name"]),
+                        dtype=str(entry["dtype"]).removeprefix("torch."),
+                        shape=tuple(size if isinstance(size, int) else None for size in entry["shape"]),
+                    )
+                    for entry in content["inputs"]
+                ),
+                output=str(content["output"]),
+                scheme=content.get("scheme"),
+                digest=str(content["digest"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise MeasureError(
+                f"{directory / 'export.json'} is not an export's description",
+                got=f"{type(error).__name__}: {error}",
+                do="export the model again",
+            ) from error
+        if subject.file.resolve().parent != directory.resolve() or not subject.file.exists():
+            raise MeasureError(
+                f"The exported file is not in {directory}", got=subject.file.name, do="export the model again"
+            )
+        return subject
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the file takes, or None where it takes any."""
+        sizes = {entry.shape[0] for entry in self.inputs if entry.shape and entry.shape[0] is not None}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def parts(self) -> list[Path]:
+        """The file and what lies beside it under the same name (external data), or a directory's files."""
+        if self.file.is_dir():
+            return sorted(path for path in self.file.rglob("*") if path.is_file())
+        return sorted(path for path in self.file.parent.glob(f"{self.file.name}*") if path.is_file())
+
+    def size_bytes(self) -> int:
+        return sum(part.stat().st_size for part in self.parts())
+
+    def compressed_bytes(self) -> int:
+        """All parts through gzip level 6, streamed; what a download or an over-the-air update takes."""
+        packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+        size = sum(len(packer.compress(chunk)) for chunk in self._chunks())
+        return size + len(packer.flush())
+
+    def sha256(self) -> str:
+        """Of all parts in order."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def mentions(self, *operators: str) -> bool:
+        """Whether any of these operator names stands in the file; ONNX keeps them as plain text."""
+        wanted = [name.encode() for name in operators]
+        overlap = max(map(len, wanted))
+        tail = b""
+        for chunk in self._chunks():
+            window = tail + chunk
+            if any(name in window for name in wanted):
+                return True
+            tail = window[-overlap:]
+        return False
+
+    def _chunks(self) -> Iterator[bytes]:
+        for part in self.parts():
+            with part.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    yield chunk
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MeasureError(
+            "Cannot read an export's description", got=error, do="export the model first"
+        ) from error
+    if not isinstance(content, dict):
+        raise MeasureError(f"{path} is not an export's description", do="export the model again")
+    return content

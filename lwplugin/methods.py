@@ -1,0 +1,50 @@
+"""Which families and methods there are, and their options: what recipes, API and command line agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from lwplugin.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_ORDER = ("prune", "factorize", "distill", "quantize")
+
+
+def families() -> tuple[str, ...]:
+    """The installed families, in the order they usually run. Imports none of them."""
+    return tuple(name for name in _ORDER if find_spec(f"lwplugin.{name}") is not None)
+
+
+def methods(family: str) -> Mapping[str, Any]:
+    """Name → Method (name, config, run, summary) of one family. Imports the family, so torch.
+
+    Raises RecipeError for an unknown family.
+    """
+    if family not in families():
+        raise RecipeError(
+            "Unknown family of compression methods", got=repr(family), do=did_you_mean(family, families())
+        )
+    found: Mapping[str, Any] = import_module(f"lwplugin.{family}").METHODS
+    return found
+
+
+def option_model(family: str, method: str) -> type[BaseModel]:
+    """The config class of one method. Raises RecipeError for an unknown name."""
+    known = methods(family)
+    if method not in known:
+        raise RecipeError(f"Unknown {family} method", got=repr(method), do=did_you_mean(method, known))
+    config: type[BaseModel] = known[method].config
+    return config
+
+
+def default_method(family: str) -> str:
+    """The method a family runs when none is named: the default of its public function."""
+    from inspect import signature
+
+    parameters = signature(getattr(import_module(f"lwplugin.{family}"), family)).parameters
+    return str(parameters["method"].default)

@@ -1,0 +1,51 @@
+"""Fewer bits: every method turns float layers into quantized ones whose integers a bundle keeps packed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.progress import Progress, silent
+from lwplugin.quantize import int8
+from lwplugin.quantize.base import Method, QuantizeConfig, configure
+from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+
+METHODS: dict[str, Method] = {method.name: method for method in (int8.METHOD,)}
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantLayer",
+    "QuantLinear",
+    "QuantizeConfig",
+    "quantize",
+]
+
+
+def quantize(
+    model: nn.Module | LightModel,
+    data: Data,
+    *,
+    method: str = "int8",
+    progress: Progress = silent,
+    **options: Any,
+) -> LightModel:
+    """Quantize a model; returns a new light model and leaves the argument untouched.
+
+    Raises RecipeError for an unknown method or option, MethodError where nothing can be quantized, DataError
+    where calibration examples are missing or not finite.
+    """
+    from lwplugin.model.bundle import light
+
+    if method not in METHODS:
+        raise RecipeError("Unknown quantization method", got=repr(method), do=did_you_mean(method, METHODS))
+    chosen = METHODS[method]
+    return chosen.run(light(model), data, configure(chosen, options), progress)

@@ -1,0 +1,199 @@
+"""What every quantization method shares: common options, the choice of layers, and the account of what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from lwplugin.data.batch import Batch, call, to_device
+from lwplugin.errors import MethodError, RecipeError, did_you_mean
+from lwplugin.quantize.calibration import device_of
+from lwplugin.quantize.layers import QUANTIZABLE
+from lwplugin.quantize.scheme import decibels, sqnr_db
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data, Task
+    from lwplugin.model.bundle import LightModel
+    from lwplugin.progress import Progress
+
+
+class QuantizeConfig(BaseModel):
+    """Options all quantization methods have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    skip: tuple[str, ...] = Field(
+        default=(), description="Layers to leave in float: dotted names, `*` and `?` allowed (`head.*`)."
+    )
+    first_layer: bool = Field(default=True, description="Quantize the first layer that runs.")
+    last_layer: bool = Field(default=True, description="Quantize the last layer that runs.")
+    examples: int = Field(default=512, ge=1, description="Calibration examples to use, at most.")
+    batch_size: int = Field(default=64, ge=1, description="Examples in one calibration forward pass.")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One quantization method: its options and the function that runs it."""
+
+    name: str
+    config: type[QuantizeConfig]
+    run: Callable[[LightModel, Data, Any, Progress], LightModel]
+    summary: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Names of the layers to quantize, in call order, and why the others stay in float."""
+
+    chosen: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Selection:
+    """Runs one batch and decides which Linear, Conv1d and Conv2d layers are quantized.
+
+    Raises MethodError for a skip pattern that matches nothing and where no layer is left.
+    """
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(QUANTIZABLE))}
+    order = _call_order(module, layers, batch)
+    _check_patterns(config.skip, layers)
+    owners = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
+    homes = Counter(id(m) for _, m in module.named_modules(remove_duplicate=False))
+    selection = Selection()
+    for name in [*order, *(n for n in layers if n not in order)]:
+        layer: Any = layers[name]
+        reason = None
+        if any(fnmatchcase(name, pattern) for pattern in config.skip):
+            reason = "named in skip"
+        elif name not in order:
+            reason = "not called in the forward pass"
+        elif type(layer) not in QUANTIZABLE:
+            reason = f"layer type {type(layer).__name__} has no quantized form"
+        elif getattr(layer, "padding_mode", "zeros") != "zeros":
+            reason = f"padding mode {layer.padding_mode} has no integer kernel"
+        elif owners[id(layer.weight)] > 1 or homes[id(layer)] > 1:
+            reason = "weight is shared with another module"
+        elif not layer.weight.is_floating_point() or layer.weight.dtype != torch.float32:
+            reason = f"weight is {layer.weight.dtype}, float32 needed"
+        elif not config.first_layer and name == order[0]:
+            reason = "first layer, left in float by first_layer=false"
+        elif not config.last_layer and name == order[-1]:
+            reason = "last layer, left in float by last_layer=false"
+        if reason is None:
+            selection.chosen.append(name)
+        else:
+            selection.skipped[name] = reason
+    if not selection.chosen:
+        raise MethodError(
+            "No layer is left to quantize",
+            got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items()) or "a model without such layers",
+            do="quantize models with Conv1d, Conv2d or Linear layers in float32, and skip fewer of them",
+        )
+    return selection
+
+
+def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> list[str]:
+    order: dict[str, None] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda *_: order.setdefault(name)
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        call(module, to_device(batch.inputs, device_of(module)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+def _check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
+    known = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise MethodError(
+                "A skip pattern matches no Linear or convolution layer",
+                got=repr(pattern),
+                do=f"use names such as {', '.join(known[:5])}",
+            )
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close a quantized model's outputs are to the float model's, no labels needed."""
+
+    agreement: float
+    output_sqnr_db: float
+
+    def better_than(self, other: Fidelity) -> bool:
+        """More of the same answers; within half a point of each other the cleaner outputs win."""
+        if abs(self.agreement - other.agreement) > 0.005:
+            return self.agreement > other.agreement
+        return self.output_sqnr_db > other.output_sqnr_db
+
+
+@torch.no_grad()
+def fidelity(
+    reference: nn.Module, candidates: dict[str, nn.Module], batches: Iterable[Batch], task: Task
+) -> dict[str, Fidelity]:
+    """Agreement and output SQNR of each candidate with the reference, streamed."""
+    agreement = dict.fromkeys(candidates, 0.0)
+    signal, count = 0.0, 0
+    noise = dict.fromkeys(candidates, 0.0)
+    for batch in batches:
+        inputs = to_device(batch.inputs, device_of(reference))
+        wanted = task.outputs(call(reference, inputs))
+        signal += float(wanted.double().square().sum())
+        count += len(batch)
+        for name, candidate in candidates.items():
+            got = task.outputs(call(candidate, inputs))
+            noise[name] += float((got.double() - wanted.double()).square().sum())
+            agreement[name] += float(task.agreement(got, wanted).sum())
+    return {
+        name: Fidelity(
+            agreement=agreement[name] / max(count, 1),
+            output_sqnr_db=decibels(signal, noise[name]),
+        )
+        for name in candidates
+    }
+
+
+def weight_report(name: str, layer: Any, float_layer: Any) -> dict[str, Any]:
+    """One row of the history's layer table: a quantized layer beside the float one it came from."""
+    return {
+        "name": name,
+        "type": type(layer).__name__,
+        "weight_bits": layer.weight_bits,
+        "activation_bits": layer.activation_bits,
+        "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+        "input_range": [float(v) for v in layer.input_range],
+        "output_range": [float(v) for v in layer.output_range],
+    }
+
+
+def configure(method: Method, options: dict[str, Any]) -> QuantizeConfig:
+    """Options as the method's config; RecipeError naming the nearest known option, or what is wrong with one."""
+    known = method.config.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError(
+                f"Method '{method.name}' has no option of this name",
+                got=repr(name),
+                do=did_you_mean(name, known),
+            )
+    try:
+        return method.config(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(
+            f"Option '{name}' of method '{method.name}' is wrong", got=repr(first["input"]), do=first["msg"]
+        ) from error

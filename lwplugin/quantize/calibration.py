@@ -1,0 +1,91 @@
+"""The streaming calibration pass: which layers run, in which order, over which ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lwplugin.data.batch import Batch, call, to_device
+from lwplugin.data.split import Split
+from lwplugin.progress import Progress, silent
+from lwplugin.quantize.layers import Range
+from lwplugin.quantize.observers import Observer
+
+
+@dataclass(frozen=True)
+class LayerRanges:
+    """What one layer was seen to take and give."""
+
+    inputs: Range
+    outputs: Range
+
+
+def calibration_batches(split: Split, *, examples: int, batch_size: int) -> Iterator[Batch]:
+    """The first ``examples`` examples of a split in natural order."""
+    yield from split.head(min(examples, len(split))).batches(batch_size)
+
+
+@torch.no_grad()
+def observe(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    names: Iterable[str],
+    make: Callable[[], Observer],
+    *,
+    total: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, LayerRanges]:
+    """Input and output ranges of the named layers over a stream; memory does not grow with the stream.
+
+    Returned in the order of first call. A layer called twice has both calls in its ranges; one never called is
+    missing.
+    """
+    observers: dict[str, tuple[Observer, Observer]] = {}
+
+    def watch(name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if name not in observers:
+            observers[name] = (make(), make())
+        observers[name][0].update(args[0])
+        observers[name][1].update(output)
+
+    done = 0
+    with watching(module, names, watch):
+        for batch in batches:
+            call(module, to_device(batch.inputs, device_of(module)))
+            done += len(batch)
+            progress("calibrate", done, total)
+    return {name: LayerRanges(pair[0].range(), pair[1].range()) for name, pair in observers.items()}
+
+
+@contextmanager
+def watching(
+    module: nn.Module, names: Iterable[str], watch: Callable[[str, tuple[Any, ...], torch.Tensor], None]
+) -> Iterator[None]:
+    """Calls ``watch(name, args, output)`` after each call of the named layers."""
+
+    def hook(name: str) -> Any:
+        def forward_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            watch(name, args or tuple(kwargs.values()), output)
+
+        return forward_hook
+
+    handles = [
+        module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lies; the CPU for a module without any."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,282 @@
+"""Quantized layers: packed integer weights with scales, and the activation ranges decided at calibration.
+
+They compute in float what the integer kernels compute: the input is rounded to its grid, the weight is the
+dequantized one. Exporters read the integers, scales and ranges from here and decide nothing again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lwplugin.errors import MethodError
+from lwplugin.model.layers import register_layer
+from lwplugin.quantize.packing import pack, packed_bytes, unpack
+from lwplugin.quantize.scheme import AffineGrid
+from lwplugin.quantize.weights import dequantize
+
+Range = tuple[float, float]
+
+
+class QuantLayer(nn.Module):
+    """What all quantized layers share; ``weight_shape`` is [out, …] as the float layer has it.
+
+    Buffers: ``qweight`` (int8 for 8 bits, dense uint8 below), ``scale`` float32 [out, groups], ``bias`` float32
+    [out] or None, ``input_range`` and ``output_range`` float32 [2]. ``activation_bits`` None leaves activations in
+    float (weight-only) and the ranges unused.
+    """
+
+    qweight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+    input_range: torch.Tensor
+    output_range: torch.Tensor
+
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        *,
+        bias: bool,
+        weight_bits: int = 8,
+        activation_bits: int | None = 8,
+        group_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        row = math.prod(weight_shape[1:])
+        if group_size is not None and row % group_size:
+            raise MethodError(
+                "A weight row must be whole groups",
+                got=f"{row} inputs, groups of {group_size}",
+                do="choose a divisor",
+            )
+        self.weight_shape = tuple(weight_shape)
+        self.weight_bits = weight_bits
+        self.activation_bits = activation_bits
+        self.group_size = group_size
+        count = math.prod(weight_shape)
+        storage = torch.int8 if weight_bits == 8 else torch.uint8
+        self.register_buffer("qweight", torch.zeros(packed_bytes(count, weight_bits), dtype=storage))
+        self.register_buffer("scale", torch.ones(weight_shape[0], row // (group_size or row) if row else 1))
+        self.register_buffer("bias", torch.zeros(weight_shape[0]) if bias else None)
+        self.register_buffer("input_range", torch.zeros(2))
+        self.register_buffer("output_range", torch.zeros(2))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The dequantized weight, float32 in its usual shape."""
+        return dequantize(self.integers(), self.scale)
+
+    def integers(self) -> torch.Tensor:
+        """The integer weight, int8 in its usual shape."""
+        return unpack(self.qweight, self.weight_bits, math.prod(self.weight_shape)).reshape(self.weight_shape)
+
+    @torch.no_grad()
+    def set_weight(self, integers: torch.Tensor, scale: torch.Tensor) -> None:
+        """Store integers (weight's shape) and scales [out, groups]."""
+        self.qweight.copy_(pack(integers, self.weight_bits))
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
+    def set_ranges(self, inputs: Range, outputs: Range) -> None:
+        """Store the activation ranges (lo, hi)."""
+        self.input_range.copy_(torch.tensor(inputs))
+        self.output_range.copy_(torch.tensor(outputs))
+
+    def input_grid(self) -> AffineGrid | None:
+        """The grid the input is rounded to; None for weight-only layers."""
+        return self._grid(self.input_range)
+
+    def output_grid(self) -> AffineGrid | None:
+        """The grid of the output where nothing is fused behind the layer; None for weight-only layers."""
+        return self._grid(self.output_range)
+
+    def _grid(self, bounds: torch.Tensor) -> AffineGrid | None:
+        if self.activation_bits is None:
+            return None
+        lo, hi = bounds.tolist()
+        return AffineGrid.of_range(lo, hi, bits=self.activation_bits)
+
+    def rounded_input(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` on the input grid."""
+        grid = self.input_grid()
+        return x if grid is None else grid.fake_quantize(x)
+
+    def quantization_args(self) -> dict[str, Any]:
+        """The constructor arguments all quantized layers share."""
+        return {
+            "bias": self.bias is not None,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "group_size": self.group_size,
+        }
+
+    def extra_repr(self) -> str:
+        """Shape and widths."""
+        return f"{self.weight_shape}, weight_bits={self.weight_bits}, activation_bits={self.activation_bits}"
+
+
+class QuantLinear(QuantLayer):
+    """nn.Linear with integer weights."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_bits: int = 8,
+        activation_bits: int | None = 8,
+        group_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            (out_features, in_features),
+            bias=bias,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            group_size=group_size,
+        )
+        self.in_features = in_features
+        self.out_features = out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[…, in] → […, out]."""
+        return F.linear(self.rounded_input(x), self.weight, self.bias)
+
+
+class _QuantConv(QuantLayer):
+    """Convolution with integer weights over ``spatial`` dimensions, zero padding only."""
+
+    spatial: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        weight_bits: int = 8,
+        activation_bits: int | None = 8,
+        group_size: int | None = None,
+    ) -> None:
+        kernel = self._each(kernel_size)
+        super().__init__(
+            (out_channels, in_channels // groups, *kernel),
+            bias=bias,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            group_size=group_size,
+        )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel
+        self.stride = self._each(stride)
+        self.padding = padding if isinstance(padding, str) else self._each(padding)
+        self.dilation = self._each(dilation)
+        self.groups = groups
+
+    @classmethod
+    def _each(cls, value: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+        return (value,) * cls.spatial if isinstance(value, int) else tuple(value)
+
+
+class QuantConv1d(_QuantConv):
+    """nn.Conv1d with integer weights."""
+
+    spatial = 1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, in, length] → [n, out, length']."""
+        return F.conv1d(
+            self.rounded_input(x),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+class QuantConv2d(_QuantConv):
+    """nn.Conv2d with integer weights."""
+
+    spatial = 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, in, height, width] → [n, out, height', width']."""
+        return F.conv2d(
+            self.rounded_input(x),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+QUANTIZABLE: dict[type[nn.Module], type[QuantLayer]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+}
+
+
+def quantized_like(
+    layer: nn.Module, *, weight_bits: int = 8, activation_bits: int | None = 8, group_size: int | None = None
+) -> QuantLayer:
+    """An empty quantized layer of the same shape, its bias copied; exactly the types in ``QUANTIZABLE``."""
+    widths = {"weight_bits": weight_bits, "activation_bits": activation_bits, "group_size": group_size}
+    made: QuantLayer
+    if type(layer) is nn.Linear:
+        made = QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, **widths)  # type: ignore[arg-type]
+    elif type(layer) in QUANTIZABLE and isinstance(layer, nn.Conv1d | nn.Conv2d):
+        made = QUANTIZABLE[type(layer)](**conv_args(layer), bias=layer.bias is not None, **widths)  # type: ignore[arg-type]
+    else:
+        raise MethodError(
+            "This layer type has no quantized form", got=type(layer).__name__, do="leave it in float"
+        )
+    if made.bias is not None:
+        with torch.no_grad():
+            made.bias.copy_(layer.bias)  # type: ignore[arg-type]
+    return made.to(next(layer.parameters()).device).train(layer.training)
+
+
+def conv_args(layer: nn.Module) -> dict[str, Any]:
+    """The shape arguments of a convolution, float or quantized, as JSON values."""
+    padding = layer.padding
+    return {
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel_size": list(layer.kernel_size),  # type: ignore[arg-type]
+        "stride": list(layer.stride),  # type: ignore[arg-type]
+        "padding": padding if isinstance(padding, str) else list(padding),  # type: ignore[arg-type]
+        "dilation": list(layer.dilation),  # type: ignore[arg-type]
+        "groups": layer.groups,
+    }
+
+
+def quantized_args(layer: nn.Module) -> dict[str, Any]:
+    """Constructor arguments of a quantized layer, as the bundle records them."""
+    if isinstance(layer, QuantLinear):
+        return {
+            "in_features": layer.in_features,
+            "out_features": layer.out_features,
+            **layer.quantization_args(),
+        }
+    if isinstance(layer, _QuantConv):
+        return {**conv_args(layer), **layer.quantization_args()}
+    raise MethodError("Not a quantized layer", got=type(layer).__name__)
+
+
+for _layer in QUANTIZABLE.values():
+    register_layer(_layer, quantized_args)

@@ -1,0 +1,40 @@
+"""The model registry: pull, register, promote, roll back, lineage, and the flavor MLflow serves.
+
+The only place in lwplugin that imports mlflow, and only when a function is called.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lwplugin.registry.lineage import ancestors as ancestors
+    from lwplugin.registry.promote import Promotion as Promotion
+    from lwplugin.registry.promote import promote as promote
+    from lwplugin.registry.promote import rollback as rollback
+    from lwplugin.registry.pull import pull as pull
+    from lwplugin.registry.register import Registration as Registration
+    from lwplugin.registry.register import register as register
+    from lwplugin.registry.resolve import Resolved as Resolved
+    from lwplugin.registry.resolve import resolve as resolve
+
+# Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
+_HOME = {
+    "Promotion": "promote",
+    "Registration": "register",
+    "Resolved": "resolve",
+    "ancestors": "lineage",
+    "promote": "promote",
+    "pull": "pull",
+    "register": "register",
+    "resolve": "resolve",
+    "rollback": "promote",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

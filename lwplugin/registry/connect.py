@@ -1,0 +1,94 @@
+"""One connection to MLflow: its client, quiet and offline, its address kept out of every message."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lwplugin.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_LOGGERS = ("mlflow", "alembic")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+
+# mlflow keeps the tracking address in a process-wide variable that even its client reads in places.
+_LOCK = threading.RLock()
+
+
+def redact(text: str) -> str:
+    """The text with `user:password@` cut out of every address.
+
+    >>> redact("postgresql://me:secret@db/mlflow is down")
+    'postgresql://db/mlflow is down'
+    """
+    return _CREDENTIALS.sub("", text)
+
+
+@contextmanager
+def connected(tracking_uri: str | None = None, registry_uri: str | None = None) -> Iterator[MlflowClient]:
+    """An MLflow client for these addresses; None takes MLflow's own settings (MLFLOW_TRACKING_URI, …).
+
+    What the process had set before is restored. Raises RegistryError, without credentials, where MLflow
+    refuses.
+    """
+    with _LOCK, _environment(), _quiet_loggers():
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        tracking_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        registry_before = os.environ.get("MLFLOW_REGISTRY_URI", "")
+        try:
+            if tracking_uri is not None:
+                mlflow.set_tracking_uri(tracking_uri)
+            if registry_uri is not None:
+                mlflow.set_registry_uri(registry_uri)
+            yield mlflow.MlflowClient(registry_uri=registry_uri)
+        except MlflowException as error:
+            raise RegistryError(
+                "MLflow refused",
+                got=redact(str(error.message)),
+                do="check the tracking address (MLFLOW_TRACKING_URI), its credentials and the server's log",
+            ) from None
+        finally:
+            if tracking_uri is not None:
+                mlflow.set_tracking_uri(tracking_before)  # type: ignore[arg-type]
+            if registry_uri is not None:
+                mlflow.set_registry_uri(registry_before)
+                if not registry_before:
+                    os.environ.pop("MLFLOW_REGISTRY_URI", None)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    added = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _quiet_loggers() -> Iterator[None]:
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,103 @@
+"""What an MLflow model directory is: its flavor, its signature, its input example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from lwplugin.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+FLAVOR = "lwplugin"
+Kind = Literal["lwplugin", "pytorch", "transformers"]
+_PT2_WAY_OUT = (
+    "log the nn.Module itself, mlflow.pytorch.log_model(model, serialization_format='pickle', …), "
+    "or use a factory origin (import path and safetensors weights)"
+)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The MLmodel file. Raises RegistryError where it is missing or no mapping."""
+    file = directory / "MLmodel"
+    if not file.is_file():
+        raise RegistryError(
+            "The version's artifacts hold no MLmodel file",
+            got=f"{sorted(path.name for path in directory.iterdir())}",
+            do="register a model logged by an MLflow flavor",
+        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RegistryError(
+            "The MLmodel file cannot be read", got=error, do="register the model again"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("flavors"), dict):
+        raise RegistryError(
+            "The MLmodel file names no flavors", got=type(content).__name__, do="register the model again"
+        )
+    return content
+
+
+def kind(directory: Path, content: dict[str, Any]) -> Kind:
+    """Which origin the model is. Raises RegistryError for what cannot be compressed, with the way out."""
+    flavors = content["flavors"]
+    if FLAVOR in flavors:
+        return "lwplugin"
+    if "transformers" in flavors:
+        return "transformers"
+    if "pytorch" in flavors:
+        data = directory / str(flavors["pytorch"].get("model_data", "data"))
+        if not (data / "model.pth").is_file() and (data / "model.pt2").is_file():
+            raise RegistryError(
+                "The version is a traced graph (pt2), whose layers cannot be changed one by one",
+                got="pytorch flavor with serialization_format='pt2'",
+                do=_PT2_WAY_OUT,
+            )
+        return "pytorch"
+    found = sorted(flavor for flavor in flavors if flavor != "python_function")
+    raise RegistryError(
+        "The version's flavor cannot be compressed",
+        got=", ".join(found) or "python_function only",
+        do="register a model of flavor pytorch (an nn.Module), transformers or lwplugin",
+    )
+
+
+def signature_json(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The signature as plain JSON, {"inputs": […], "outputs": […], "params": […] | None}; None if absent."""
+    signature = content.get("signature")
+    if not isinstance(signature, dict):
+        return None
+    try:
+        return {
+            part: json.loads(signature[part]) if isinstance(signature.get(part), str) else None
+            for part in ("inputs", "outputs", "params")
+        }
+    except json.JSONDecodeError as error:
+        raise RegistryError(
+            "The MLmodel's signature is no JSON", got=error, do="register the model again"
+        ) from None
+
+
+def to_signature(plain: dict[str, Any]) -> ModelSignature:
+    """The inverse of `signature_json`, as MLflow's object."""
+    from mlflow.models import ModelSignature
+
+    return ModelSignature.from_dict(
+        {
+            part: None if plain.get(part) is None else json.dumps(plain[part])
+            for part in ("inputs", "outputs", "params")
+        }
+    )
+
+
+def example_files(content: dict[str, Any]) -> list[str]:
+    """Relative paths of the input example's files; empty where there is none."""
+    info = content.get("saved_input_example_info")
+    if not isinstance(info, dict):
+        return []
+    return [str(info[key]) for key in ("artifact_path", "serving_input_path") if info.get(key)]

@@ -1,0 +1,146 @@
+"""Aliases: moving one to a version, remembering what it pointed to before, and going back."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lwplugin.errors import RegistryError
+from lwplugin.registry.connect import connected
+from lwplugin.registry.resolve import alias_target, registered_model, resolve_with
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROMOTED_TAG = "lwplugin.promoted.{alias}"
+ROLLED_BACK_TAG = "lwplugin.rolled_back.{alias}"
+
+
+class Promotion(BaseModel):
+    """Where an alias points now."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    alias: str
+    version: str
+    previous: str | None = Field(description="the version `rollback` would restore")
+    moved: bool = Field(description="false where the alias pointed there already")
+
+
+def promote(
+    name: str,
+    version: str | int,
+    alias: str,
+    *,
+    reason: str,
+    tracking_uri: str | None = None,
+    registry_uri: str | None = None,
+) -> Promotion:
+    """Points `alias` to `version`; `<alias>-previous` keeps the version it pointed to.
+
+    Raises RegistryError for an unknown model or version, a version that is not ready, or an empty reason.
+    """
+    _check(alias, reason)
+    with connected(tracking_uri, registry_uri) as client:
+        target = resolve_with(client, name, version=str(version))
+        rolled_back = ROLLED_BACK_TAG.format(alias=alias)
+        if rolled_back in target.tags:
+            client.delete_model_version_tag(name, target.version, rolled_back)
+        return point(client, name, target.version, alias, reason=reason)
+
+
+def rollback(
+    name: str,
+    alias: str,
+    *,
+    reason: str = "rolled back",
+    tracking_uri: str | None = None,
+    registry_uri: str | None = None,
+) -> Promotion:
+    """Points `alias` back to the version before; a further call goes one version further back.
+
+    Raises RegistryError where nothing was before.
+    """
+    _check(alias, reason)
+    with connected(tracking_uri, registry_uri) as client:
+        model = registered_model(client, name)
+        current = alias_target(model, alias)
+        before = _previous(client, name, alias)
+        if before is None:
+            raise RegistryError(
+                f"Alias '{alias}' of model '{name}' has no version to go back to",
+                got=f"version {current} and no alias '{alias}-previous'",
+                do=f"name one: lwplugin promote models:/{name}/<version> --alias {alias}",
+            )
+        restored = resolve_with(client, name, version=before)
+        if restored.version != current:
+            note = json.dumps({"reason": reason, "at": _now(), "to": restored.version})
+            client.set_model_version_tag(name, current, ROLLED_BACK_TAG.format(alias=alias), note)
+            client.set_registered_model_alias(name, alias, restored.version)
+        further = _predecessor(restored.tags, alias)
+        if further is not None and further != restored.version and _exists(client, name, further):
+            client.set_registered_model_alias(name, f"{alias}-previous", further)
+        else:
+            further = None
+            client.delete_registered_model_alias(name, f"{alias}-previous")
+        return Promotion(
+            name=name,
+            alias=alias,
+            version=restored.version,
+            previous=further,
+            moved=restored.version != current,
+        )
+
+
+def point(client: MlflowClient, name: str, version: str, alias: str, *, reason: str) -> Promotion:
+    """Moves the alias last, so that a crash before leaves it where it was."""
+    current = dict(registered_model(client, name).aliases).get(alias)
+    current = None if current is None else str(current)
+    if current == version:
+        previous = _previous(client, name, alias)
+        return Promotion(name=name, alias=alias, version=version, previous=previous, moved=False)
+    note = json.dumps({"previous": current, "reason": reason, "at": _now()})
+    client.set_model_version_tag(name, version, PROMOTED_TAG.format(alias=alias), note)
+    if current is not None:
+        client.set_registered_model_alias(name, f"{alias}-previous", current)
+    client.set_registered_model_alias(name, alias, version)
+    return Promotion(name=name, alias=alias, version=version, previous=current, moved=True)
+
+
+def _check(alias: str, reason: str) -> None:
+    if not reason.strip():
+        raise RegistryError("A promotion needs a reason", got="an empty one", do="say why in a few words")
+    if alias.endswith("-previous"):
+        raise RegistryError(
+            f"Alias '{alias}' is kept by lwplugin for going back",
+            do=f"move '{alias.removesuffix('-previous')}', or roll it back",
+        )
+
+
+def _previous(client: MlflowClient, name: str, alias: str) -> str | None:
+    found = dict(registered_model(client, name).aliases).get(f"{alias}-previous")
+    return None if found is None else str(found)
+
+
+def _predecessor(tags: dict[str, str], alias: str) -> str | None:
+    try:
+        previous = json.loads(tags.get(PROMOTED_TAG.format(alias=alias), "{}")).get("previous")
+    except (json.JSONDecodeError, AttributeError):
+        return None
+    return None if previous is None else str(previous)
+
+
+def _exists(client: MlflowClient, name: str, version: str) -> bool:
+    try:
+        resolve_with(client, name, version=version)
+    except RegistryError:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,150 @@
+"""The run of a registration: inputs, params, metrics, artifacts, logged model; found again after a crash."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwplugin.registry import flavor, lineage
+from lwplugin.registry.conform import check_served, signature_from_file
+from lwplugin.registry.resolve import Resolved
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    from lwplugin.gate.verdict import Verdict
+
+_PARAMS_A_BATCH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """The content of one version."""
+
+    parent: Resolved
+    bundle: Path
+    exported: Path
+    report: Path | None
+    verdict: Verdict
+    threads: int
+
+
+def find_upload(client: MlflowClient, experiment: str, digest: str) -> tuple[str, str] | None:
+    """(run id, model id) of an upload of this digest that was finished but never became a version."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    wanted = f"tags.`{lineage.DIGEST}`='{digest}'"
+    for run in client.search_runs([found.experiment_id], wanted, order_by=["attributes.start_time ASC"]):
+        model_id = run.data.tags.get(lineage.UPLOADED)
+        if model_id and client.get_logged_model(model_id).status == "READY":
+            return run.info.run_id, model_id
+    return None
+
+
+def upload(
+    client: MlflowClient,
+    content: Upload,
+    *,
+    experiment: str,
+    run_name: str,
+    model_name: str,
+    tags: Mapping[str, str],
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+    data_digest: str | None,
+) -> tuple[str, str]:
+    """(run id, model id). The saved model is checked before anything is written to MLflow.
+
+    The client's own calls instead of `mlflow.start_run`: that one tags the run with the git remote, which may
+    hold a token, and leaves an active run to whoever calls.
+    """
+    from mlflow.entities import LoggedModelOutput, Metric, Param
+
+    with tempfile.TemporaryDirectory(prefix="lwplugin-register-") as scratch:
+        directory = Path(scratch, "model")
+        model = _save(content, directory)
+        experiment_id = _experiment(client, experiment)
+        run = client.create_run(
+            experiment_id, run_name=run_name, tags={**tags, "mlflow.source.name": "lwplugin"}
+        )
+        run_id = run.info.run_id
+        try:
+            lineage.record_inputs(client, run_id, content.parent, data_digest)
+            logged = client.create_logged_model(
+                experiment_id, name=model_name, source_run_id=run_id, tags=dict(tags), params=dict(params)
+            )
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            entries = [Param(key, value) for key, value in params.items()]
+            for start in range(0, len(entries), _PARAMS_A_BATCH):
+                client.log_batch(run_id, params=entries[start : start + _PARAMS_A_BATCH])
+            now = int(time.time() * 1000)
+            client.log_batch(
+                run_id,
+                metrics=[
+                    Metric(key, value, now, 0, model_id=logged.model_id, run_id=run_id)
+                    for key, value in metrics.items()
+                ],
+            )
+            if content.report is not None:
+                client.log_artifacts(run_id, str(content.report), artifact_path="report")
+            client.log_text(run_id, content.verdict.model_dump_json(indent=2), "verdict.json")
+            model.run_id, model.model_id, model.model_uuid = run_id, logged.model_id, logged.model_id
+            model.artifact_path = logged.artifact_location
+            model.save(str(directory / "MLmodel"))
+            client.log_model_artifacts(logged.model_id, str(directory))
+            client.finalize_logged_model(logged.model_id, "READY")
+            client.set_tag(run_id, lineage.UPLOADED, logged.model_id)
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")
+            raise
+    return run_id, str(logged.model_id)
+
+
+def _save(content: Upload, directory: Path) -> Model:
+    """The MLflow model on disk, with the parent's signature and input example, proven to answer."""
+    from mlflow.models import Model
+
+    parent = Model.load(content.parent.uri)
+    example = (
+        None if parent.saved_input_example_info is None else parent.load_input_example(content.parent.uri)
+    )
+    model = Model()
+    flavor.save_model(
+        directory,
+        exported=content.exported,
+        bundle=content.bundle,
+        report=content.report,
+        verdict=content.verdict.model_dump(mode="json"),
+        signature=parent.signature or signature_from_file(content.exported),
+        input_example=example,
+        threads=content.threads,
+        metadata=_metadata(parent.metadata, content.parent),
+        mlflow_model=model,
+    )
+    check_served(directory, example)
+    return model
+
+
+def _metadata(inherited: dict[str, Any] | None, parent: Resolved) -> dict[str, Any]:
+    return {**(inherited or {}), lineage.PARENT_VERSION: parent.uri}
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        return str(client.create_experiment(name))
+    except MlflowException:  # another process made it in between
+        made = client.get_experiment_by_name(name)
+        if made is None:
+            raise
+        return str(made.experiment_id)

@@ -1,0 +1,88 @@
+"""Every LWPLUGIN_* variable, read from the environment when asked, never stored.
+
+MLflow's own variables (MLFLOW_TRACKING_URI, credentials, …) stay MLflow's; secrets have no place here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lwplugin.errors import LwpluginError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def _flag(text: str) -> bool:
+    if text.lower() in _TRUE | _FALSE:
+        return text.lower() in _TRUE
+    raise ValueError("1 or 0")
+
+
+def _bytes(text: str) -> int:
+    number = text.lower().removesuffix("b").removesuffix("i")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    size = int(float(number.removesuffix(unit)) * _UNITS[unit])
+    if size <= 0:
+        raise ValueError("a positive size such as 500000000 or 20GiB")
+    return size
+
+
+def _count(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError("a whole number, 0 or more")
+    return int(text)
+
+
+def _variable(default: Any, parse: Callable[[str], Any], help: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says. ``help`` of each field documents it for `lwplugin settings`."""
+
+    store: Path = _variable(Path(".lwplugin"), Path, "directory of step results, shared by all recipes")
+    allow_pickle: bool = _variable(
+        True, _flag, "0: never unpickle a model from a registry; only factory and safetensors origins load"
+    )
+    max_model_bytes: int = _variable(
+        20 * 2**30, _bytes, "largest model directory that is read from a registry, e.g. 20GiB"
+    )
+    threads: int = _variable(
+        0, _count, "threads torch computes with while compressing; 0: leave it to torch. Measuring: see targets"
+    )
+    debug: bool = _variable(False, _flag, "1: show tracebacks")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field: ``LWPLUGIN_STORE``."""
+    return f"LWPLUGIN_{name.upper()}"
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """Raises LwpluginError naming the variable whose text cannot be read."""
+    values: dict[str, Any] = {}
+    for entry in fields(Settings):
+        text = environ.get(variable(entry.name), "").strip()
+        if not text:
+            continue
+        try:
+            values[entry.name] = entry.metadata["parse"](text)
+        except ValueError as error:
+            raise LwpluginError(
+                f"Environment variable {variable(entry.name)} cannot be read",
+                got=repr(text),
+                do=f"set it to {entry.metadata['help']} ({error}), or unset it",
+            ) from None
+    return Settings(**values)
+
+
+def settings() -> Settings:
+    """The settings of this moment; reading is cheap, so nothing is cached."""
+    return read(os.environ)

@@ -1,0 +1,137 @@
+"""The embedded runner: a plain loop in this process. What needs more runs on an engine."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from lwplugin.artifact import Store
+from lwplugin.components import step_named
+from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute, find
+from lwplugin.errors import LwpluginError
+from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.progress import Progress, silent
+from lwplugin.settings import settings
+
+Status = Literal["made", "found", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """How one planned step went. ``why`` is the error, or what it was skipped for."""
+
+    id: str
+    step: str
+    target: str | None
+    status: Status
+    seconds: float = 0.0
+    key: str | None = None
+    path: Path | None = None
+    digest: str | None = None
+    why: str | None = None
+
+
+@dataclass
+class RunResult:
+    """All steps of a run; verdicts, reports and registrations by target."""
+
+    plan: Plan
+    steps: list[StepRun] = field(default_factory=list)
+
+    def of(self, step: str, target: str) -> StepRun | None:
+        """The run of ``step`` for ``target``."""
+        return next((run for run in self.steps if (run.step, run.target) == (step, target)), None)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Target → pass, fail, inconclusive or error; a step that failed is an error, register included."""
+        return {target: self._verdict(target) for target in self.plan.targets}
+
+    @property
+    def reports(self) -> dict[str, Path]:
+        """Target → directory of its report."""
+        runs = {target: self.of("report", target) for target in self.plan.targets}
+        return {target: run.path for target, run in runs.items() if run is not None and run.path is not None}
+
+    def _verdict(self, target: str) -> str:
+        runs = [run for run in self.steps if run.target in (target, None)]
+        gate = self.of("gate", target)
+        if gate is None or gate.path is None or any(run.status == "failed" for run in runs):
+            return "error"
+        return verdict_status(gate.path)
+
+
+def verdict_status(directory: Path) -> str:
+    """The status a gate step wrote."""
+    return str(json.loads((directory / "verdict.json").read_text())["status"])
+
+
+def run_plan(
+    plan: Plan,
+    store: Store,
+    *,
+    progress: Progress = silent,
+    started: Callable[[PlannedStep], None] = lambda step: None,
+    ended: Callable[[StepRun], None] = lambda run: None,
+    again: Collection[str] = (),
+) -> RunResult:
+    """Run every step in order; an error ends what depends on it and nothing else.
+
+    ``again`` holds ids of steps to run though the store has them.
+    """
+    result = RunResult(plan)
+    made: dict[str, Result] = {}
+    for planned in plan.steps:
+        started(planned)
+        run = _run(planned, made, store, progress, planned.id in again)
+        result.steps.append(run)
+        ended(run)
+    return result
+
+
+def _run(
+    planned: PlannedStep, made: dict[str, Result], store: Store, progress: Progress, again: bool
+) -> StepRun:
+    absent = [source for source in planned.inputs.values() if source not in made]
+    if absent:
+        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"{absent[0]} has no result")
+    if planned.only_if_passed and (status := verdict_status(made[planned.only_if_passed].path)) != "pass":
+        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {status}")
+    began = time.perf_counter()
+    try:
+        step = step_named(planned.step)
+        inputs: dict[str, Artifact] = {name: made[source] for name, source in planned.inputs.items()}
+        done = execute(step, _config(step, planned), inputs, store, progress=progress, again=again)
+    except Exception as error:  # the other targets still deserve their run
+        if settings().debug:
+            traceback.print_exc()
+        known = isinstance(error, LwpluginError)
+        why = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+        seconds = time.perf_counter() - began
+        return StepRun(planned.id, planned.step, planned.target, "failed", seconds, why=why)
+    made[planned.id] = done
+    status: Status = "found" if done.hit else "made"
+    return StepRun(
+        planned.id, planned.step, planned.target, status, done.seconds, done.key, done.path, done.digest
+    )
+
+
+def look_up(plan: Plan, store: Store) -> dict[str, Artifact | None]:
+    """Step id → its stored result; None for what would run. Runs nothing."""
+    found: dict[str, Artifact | None] = {}
+    for planned in plan.steps:
+        inputs = {name: found[source] for name, source in planned.inputs.items()}
+        ready = {name: item for name, item in inputs.items() if item is not None}
+        step = step_named(planned.step)
+        complete = len(ready) == len(inputs)
+        found[planned.id] = find(step, _config(step, planned), ready, store) if complete else None
+    return found
+
+
+def _config(step: Step, planned: PlannedStep) -> StepConfig:
+    return step.config.model_validate(planned.config)

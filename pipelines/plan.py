@@ -1,0 +1,160 @@
+"""From a recipe and the parent version it names to the steps that make, judge and register.
+
+Pure and quick: no model is read, nothing runs. Every runner carries out this same list in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lwplugin.recipe import Recipe, Target
+from lwplugin.registry.resolve import Resolved
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step to run.
+
+    ``config`` is the step's config as JSON; ``inputs`` maps input names to ids of earlier steps;
+    ``target`` is None for what all targets share; ``only_if_passed`` is the id of the gate step
+    whose verdict must be a pass.
+    """
+
+    id: str
+    step: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    target: str | None = None
+    only_if_passed: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which every input is made before it is used."""
+
+    recipe_digest: str
+    parent: Resolved
+    tracking_uri: str | None
+    targets: tuple[str, ...]
+    steps: tuple[PlannedStep, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; :meth:`from_json` reads it back equal."""
+        document = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return document | {
+            "parent": self.parent.model_dump(mode="json"),
+            "targets": list(self.targets),
+            "steps": [asdict(step) for step in self.steps],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        """The inverse of :meth:`to_json`."""
+        return cls(
+            recipe_digest=document["recipe_digest"],
+            parent=Resolved.model_validate(document["parent"]),
+            tracking_uri=document["tracking_uri"],
+            targets=tuple(document["targets"]),
+            steps=tuple(PlannedStep(**step) for step in document["steps"]),
+        )
+
+
+def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = None) -> Plan:
+    """The plan of ``recipe`` for one parent version.
+
+    Raises RecipeError where a method or one of its options is not known.
+    """
+    tracking_uri = tracking_uri or recipe.tracking_uri
+    # An alias or a tag that moves does not change the bytes of a version.
+    version = parent.model_copy(update={"alias": None, "tags": {}}).model_dump(mode="json")
+    shared = {
+        "data": recipe.data.model_dump(mode="json"),
+        "task": recipe.task.model_dump(mode="json"),
+    }
+    steps = [PlannedStep("pull", "pull", {"version": version, "tracking_uri": tracking_uri}, inputs={})]
+    steps += _compress(recipe, shared)
+    light = steps[-1].id
+    digest = recipe.digest
+    for format in dict.fromkeys(target.format for target in recipe.targets):
+        steps.append(
+            PlannedStep(
+                id=f"export-parent-{format}",
+                step="export",
+                config={"format": format, **shared},
+                inputs={"bundle": "pull"},
+            )
+        )
+    for target in recipe.targets:
+        steps += _for_target(recipe, target, light, shared, version, digest, tracking_uri)
+    return Plan(digest, parent, tracking_uri, tuple(target.name for target in recipe.targets), tuple(steps))
+
+
+def _compress(recipe: Recipe, shared: dict[str, Any]) -> list[PlannedStep]:
+    steps: list[PlannedStep] = []
+    before = "pull"
+    for line in recipe.compress:
+        complete = line.complete(recipe.seed)
+        times = 1 + sum(step.step == line.family for step in steps)
+        step = PlannedStep(
+            id=line.family if times == 1 else f"{line.family}-{times}",
+            step=line.family,
+            config={"method": complete.method, "options": complete.options, **shared},
+            inputs={"bundle": before},
+        )
+        steps.append(step)
+        before = step.id
+    return steps
+
+
+def _for_target(
+    recipe: Recipe,
+    target: Target,
+    light: str,
+    shared: dict[str, Any],
+    version: dict[str, Any],
+    recipe_digest: str,
+    tracking_uri: str | None,
+) -> list[PlannedStep]:
+    def planned(step: str, config: dict[str, Any], inputs: dict[str, str], **more: Any) -> PlannedStep:
+        return PlannedStep(f"{step}-{target.name}", step, config, inputs, target.name, **more)
+
+    parent_export, export = f"export-parent-{target.format}", f"export-{target.name}"
+    measure, gate, report = f"measure-{target.name}", f"gate-{target.name}", f"report-{target.name}"
+    runtime = {"device": target.device, "threads": target.threads, "batch": target.batch}
+    steps = [
+        planned("export", {"format": target.format, **shared}, {"bundle": light}),
+        planned(
+            "measure",
+            {**runtime, **shared},
+            {"candidate": export, "baseline": parent_export, "light": light, "parent": "pull"},
+        ),
+        planned(
+            "gate",
+            {
+                "policy": recipe.gate.model_dump(mode="json"),
+                "budget": target.budget.model_dump(mode="json"),
+            },
+            {"comparison": measure, "export": export},
+        ),
+        planned(
+            "report",
+            {"target": target.model_dump(mode="json"), "recipe": recipe.document(), **shared},
+            {"parent": "pull", "light": light, "export": export, "comparison": measure, "verdict": gate},
+        ),
+    ]
+    if recipe.register_ is not None:
+        config = {
+            "parent": version,
+            "target": target.name,
+            "threads": target.threads,
+            "alias": recipe.register_.alias.format(target=target.name),
+            "name": recipe.register_.name,
+            "recipe_digest": recipe_digest,
+            "recipe": recipe.document(),
+            "tracking_uri": tracking_uri,
+        }
+        inputs = {"light": light, "export": export, "comparison": measure, "verdict": gate, "report": report}
+        steps.append(planned("register", config, inputs, only_if_passed=gate))
+    return steps
