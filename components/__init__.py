@@ -13,7 +13,18 @@ from importlib.util import find_spec
 from lwplugin.components.step import Step
 from lwplugin.errors import RecipeError, did_you_mean
 
-STEPS = ("pull", "prune", "factorize", "distill", "quantize", "export", "measure", "gate", "report", "register")
+STEPS = (
+    "pull",
+    "prune",
+    "factorize",
+    "distill",
+    "quantize",
+    "export",
+    "measure",
+    "gate",
+    "report",
+    "register",
+)
 
 
 def installed_steps() -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 from lwplugin.artifact import digest_json
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.errors import did_you_mean
+from lwplugin.export.base import FORMATS
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.methods import default_method, families, option_model
 
 STEPS = ("pull", *families(), "export", "measure", "gate", "report", "register")
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
-_SECRET = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 class _Block(BaseModel):
@@ -75,12 +76,19 @@ class Compress(_Block):
 class Target(_Block):
     """Where the light model will run, and what it may cost there."""
 
-    name: str = Field(pattern=_NAME, description="unique; becomes part of step names and aliases")
+    name: str = Field(pattern=_NAME, description="lower-case letters, digits and dashes")
     format: str = Field("onnx", description="deployment format")
     device: str = Field("cpu", description="device it is measured on")
     threads: int = Field(1, ge=1, description="threads of the runtime")
     batch: int = Field(1, ge=1, description="examples per inference")
     budget: Budget = Field(default_factory=Budget, description="upper limits, checked on the bound")
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"'{name}' is no format; {did_you_mean(name, FORMATS)}")
+        return name
 
 
 class Register(_Block):
@@ -116,8 +124,8 @@ class Resources(_Block):
 
     accelerator: str | None = Field(None, description="e.g. nvidia.com/gpu")
     count: int = Field(1, ge=1, description="accelerators")
-    cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="e.g. 2 or 500m")
-    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="e.g. 16Gi")
+    cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores, e.g. 2 or 500m")
+    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes, e.g. 16Gi")
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     retries: int = Field(0, ge=0, le=20)
@@ -137,7 +145,9 @@ class Recipe(_Block):
     )
     data: DataSpec
     task: TaskSpec = Field(default_factory=lambda: TaskSpec.model_validate("classification"))
-    seed: int = Field(0, ge=0, lt=2**31, description="decides every draw of every step that names no own seed")
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="decides every draw of every step that names no own seed"
+    )
     compress: tuple[Compress, ...] = Field(min_length=1)
     targets: tuple[Target, ...] = Field(min_length=1)
     gate: Policy
@@ -167,7 +177,7 @@ class Recipe(_Block):
     @field_validator("tracking_uri")
     @classmethod
     def _no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and _SECRET.search(uri):
+        if uri is not None and PASSWORD.search(uri):
             raise ValueError("a recipe holds no password: use MLFLOW_TRACKING_USERNAME and _PASSWORD")
         return uri
 
@@ -180,12 +190,15 @@ class Recipe(_Block):
 
     @property
     def digest(self) -> str:
-        """Same meaning, same digest: defaults count as if written out, comments and order do not."""
-        return digest_json(self.document())
+        """Same meaning, same digest: defaults count as if written out; comments, order and where it runs do not."""
+        where = {"resources", "tracking_uri"}
+        return digest_json({key: value for key, value in self.document().items() if key not in where})
 
     def document(self) -> dict[str, Any]:
         """The recipe with everything written out, JSON-able."""
-        complete = self.model_copy(update={"compress": tuple(line.complete(self.seed) for line in self.compress)})
+        complete = self.model_copy(
+            update={"compress": tuple(line.complete(self.seed) for line in self.compress)}
+        )
         document: dict[str, Any] = complete.model_dump(mode="json", by_alias=True)
         return document
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import option_model
-from lwplugin.recipe import Recipe
+from lwplugin.recipe import PASSWORD, Recipe
 
 Place = tuple[str | int, ...]
 _INTERPOLATION = re.compile(r"\$\{|\$[A-Z_]{2,}\b")
@@ -94,9 +94,11 @@ def _own_blocks(document: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]
 
 
 def _report(name: str, tree: yaml.Node, problems: list[Problem]) -> str:
-    lines = []
-    for problem in sorted(problems, key=lambda problem: _line(tree, problem.place)):
-        lines.append(f"{name}:{_line(tree, problem.place)}: {dotted(problem.place)}: {problem.message}")
+    ordered = sorted(problems, key=lambda problem: _line(tree, problem.place))
+    lines = [
+        f"{name}:{_line(tree, problem.place)}: {dotted(problem.place)}: {problem.message}"
+        for problem in ordered
+    ]
     return lines[0] if len(lines) == 1 else f"{len(lines)} problems\n  " + "\n  ".join(lines)
 
 
@@ -146,7 +148,8 @@ def _interpolations(value: Any, place: Place = ()) -> Iterator[Problem]:
             yield from _interpolations(item, (*place, index))
     elif isinstance(value, str) and _INTERPOLATION.search(value):
         yield Problem(
-            place, "environment variables are not filled in; write the value (secrets do not belong in a recipe)"
+            place,
+            "environment variables are not filled in; write the value (secrets do not belong in a recipe)",
         )
 
 
@@ -185,14 +188,20 @@ def _problems(
     problems = []
     for detail in error.errors(include_url=False):
         place = _written_place(document, detail["loc"], detail["type"])
+        ours = detail["msg"].startswith("Value error, ")
         message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # its items are wrong, which is said where they stand
         if detail["type"] == "extra_forbidden":
             known = _known_keys(model, place[:-1]) | (also_known if len(place) == 1 and also_known else set())
             message = f"unknown key; {did_you_mean(str(place[-1]), known)}"
         elif detail["type"] == "missing":
             message = "is missing"
+        elif detail["type"] == "string_pattern_mismatch" and (meant := _description(model, place)):
+            message = f"must be {meant}; got {detail['input']!r}"
         elif not isinstance(detail["input"], dict | list):
-            message = f"{message[:1].lower()}{message[1:]}; got {detail['input']!r}"
+            said = message if ours else message[:1].lower() + message[1:]
+            message = f"{said}; got {PASSWORD.sub('://…@', repr(detail['input']))}"
         problems.append(Problem((*prefix, *place), message))
     return list(dict.fromkeys(problems))
 
@@ -202,9 +211,8 @@ def _written_place(document: Any, location: tuple[str | int, ...], kind: str) ->
     place: list[str | int] = []
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if isinstance(document, dict) and part in document:
-            document = document[part]
-        elif isinstance(document, list) and isinstance(part, int) and part < len(document):
+        in_list = isinstance(document, list) and isinstance(part, int) and part < len(document)
+        if in_list or (isinstance(document, dict) and part in document):
             document = document[part]
         elif not (last and kind == "missing"):
             continue
@@ -213,6 +221,20 @@ def _written_place(document: Any, location: tuple[str | int, ...], kind: str) ->
 
 
 def _known_keys(model: type[BaseModel], place: Place) -> set[str]:
+    found = _models_at(model, place)
+    return {field.alias or name for each in found for name, field in each.model_fields.items()}
+
+
+def _description(model: type[BaseModel], place: Place) -> str | None:
+    for each in _models_at(model, place[:-1]):
+        for name, field in each.model_fields.items():
+            if place[-1] in (name, field.alias):
+                return field.description
+    return None
+
+
+def _models_at(model: type[BaseModel], place: Place) -> set[type[BaseModel]]:
+    """The models whose fields may stand at ``place``, by the types of the fields on the way there."""
     models = {model}
     for part in place:
         if isinstance(part, int):
@@ -223,7 +245,7 @@ def _known_keys(model: type[BaseModel], place: Place) -> set[str]:
                 if part in (name, field.alias):
                     inner |= _models_in(field.annotation)
         models = inner or models
-    return {field.alias or name for found in models for name, field in found.model_fields.items()}
+    return models
 
 
 def _models_in(annotation: Any) -> set[type[BaseModel]]:

@@ -39,25 +39,33 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _variable(default: Any, parse: Callable[[str], Any], help: str) -> Any:
-    return field(default=default, metadata={"parse": parse, "help": help})
+def _read(parse: Callable[[str], Any], what: str) -> dict[str, Any]:
+    return {"parse": parse, "help": what}
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the environment says. ``help`` of each field documents it for `lwplugin settings`."""
 
-    store: Path = _variable(Path(".lwplugin"), Path, "directory of step results, shared by all recipes")
-    allow_pickle: bool = _variable(
-        True, _flag, "0: never unpickle a model from a registry; only factory and safetensors origins load"
+    store: Path = field(
+        default=Path(".lwplugin"),
+        metadata=_read(Path, "directory of step results, shared by all recipes"),
     )
-    max_model_bytes: int = _variable(
-        20 * 2**30, _bytes, "largest model directory that is read from a registry, e.g. 20GiB"
+    allow_pickle: bool = field(
+        default=True,
+        metadata=_read(
+            _flag, "0: never unpickle a model from a registry; only factory and safetensors origins load"
+        ),
     )
-    threads: int = _variable(
-        0, _count, "threads torch computes with while compressing; 0: leave it to torch. Measuring: see targets"
+    max_model_bytes: int = field(
+        default=20 * 2**30,
+        metadata=_read(_bytes, "largest model directory that is read from a registry, e.g. 20GiB"),
     )
-    debug: bool = _variable(False, _flag, "1: show tracebacks")
+    threads: int = field(
+        default=0,
+        metadata=_read(_count, "threads torch computes with while compressing; 0: leave it to torch"),
+    )
+    debug: bool = field(default=False, metadata=_read(_flag, "1: show tracebacks"))
 
 
 def variable(name: str) -> str:

@@ -77,12 +77,12 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     steps += _compress(recipe, shared)
     light = steps[-1].id
     digest = recipe.digest
-    for format in dict.fromkeys(target.format for target in recipe.targets):
+    for kind in dict.fromkeys(target.format for target in recipe.targets):
         steps.append(
             PlannedStep(
-                id=f"export-parent-{format}",
+                id=f"export-parent-{kind}",
                 step="export",
-                config={"format": format, **shared},
+                config={"format": kind, **shared},
                 inputs={"bundle": "pull"},
             )
         )

@@ -9,7 +9,6 @@ from typing import Any
 from lwplugin.pipelines.local import RunResult
 
 
-
 def summarise(result: RunResult, target: str) -> dict[str, Any]:
     """Verdict, numbers of parent and light model, report and registration; None for what was not made."""
     gate, report = result.of("gate", target), result.of("report", target)

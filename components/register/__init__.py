@@ -25,6 +25,7 @@ class Config(StepConfig):
     recipe_digest: str
     recipe: dict[str, Any] = Field(default_factory=dict, description="becomes the run's params")
     data_digest: str | None = None
+    override: str | None = Field(None, description="reason to register against the verdict; recorded")
     tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
 
 
@@ -48,6 +49,7 @@ def run(
         name=config.name,
         alias=config.alias,
         threads=config.threads,
+        override=config.override,
         tracking_uri=config.tracking_uri,
         progress=progress,
     )

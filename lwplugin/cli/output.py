@@ -11,7 +11,9 @@ from typing import Any, TextIO
 
 import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON on stdout, and only that.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Answer with JSON on stdout, and only that."
+)
 
 
 @contextmanager

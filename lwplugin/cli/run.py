@@ -22,7 +22,9 @@ recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_o
 store_option = click.option(
     "--store", type=click.Path(path_type=Path, file_okay=False), help="Step results; default: LWPLUGIN_STORE."
 )
-tracking_option = click.option("--tracking-uri", help="MLflow; default: the recipe's, then MLFLOW_TRACKING_URI.")
+tracking_option = click.option(
+    "--tracking-uri", help="MLflow; default: the recipe's, then MLFLOW_TRACKING_URI."
+)
 model_option = click.option("--model", help="Another model than the recipe's, as models:/name/3.")
 
 
@@ -83,7 +85,9 @@ def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
         write_json(document, out)
         return 0
     rows = [("step", "needs", "state")]
-    rows += [(step.id, ", ".join(dict.fromkeys(step.inputs.values())), states[step.id]) for step in plan.steps]
+    rows += [
+        (step.id, ", ".join(dict.fromkeys(step.inputs.values())), states[step.id]) for step in plan.steps
+    ]
     click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}")
     click.echo(table(rows))
     return 0

@@ -58,10 +58,10 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _bound(check: Mapping[str, Any] | None) -> str:
-    """What the gate knows about the drop: its estimate and the bound it was judged on."""
-    if check is None or check["estimate"] is None or check["high"] is None:
+    """What the gate knows about the change: its estimate and the bound it was judged on."""
+    if check is None or check["estimate"] is None or check["low"] is None:
         return ""
-    return f"drop {check['estimate']:+.4f}, at most {check['high']:+.4f} (n={check['n']})"
+    return f"{check['estimate']:+.4f}, at worst {check['low']:+.4f} (n={check['n']})"
 
 
 def _finite(interval: Mapping[str, Any]) -> bool:

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from lwplugin.data.batch import take as take
     from lwplugin.data.batch import tensors as tensors
     from lwplugin.data.batch import to_device as to_device
+    from lwplugin.data.contents import fingerprint as fingerprint
     from lwplugin.data.dataset import Data as Data
     from lwplugin.data.dataset import from_arrays as from_arrays
     from lwplugin.data.dataset import load as load
     from lwplugin.data.evaluation import Evaluation as Evaluation
     from lwplugin.data.evaluation import evaluate as evaluate
     from lwplugin.data.evaluation import predict as predict
-    from lwplugin.data.contents import fingerprint as fingerprint
     from lwplugin.data.sources import SOURCES as SOURCES
     from lwplugin.data.spec import TASKS as TASKS
     from lwplugin.data.spec import DataSpec as DataSpec
@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     from lwplugin.data.task import make_task as make_task
 
 _HOMES = {
-    "batch": ("Batch", "Inputs", "call", "concatenate", "count", "map_inputs", "take", "tensors", "to_device"),
+    "batch": (
+        "Batch",
+        "Inputs",
+        "call",
+        "concatenate",
+        "count",
+        "map_inputs",
+        "take",
+        "tensors",
+        "to_device",
+    ),
     "dataset": ("Data", "from_arrays", "load"),
     "evaluation": ("Evaluation", "evaluate", "predict"),
     "contents": ("fingerprint",),
@@ -46,7 +56,7 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME_OF)  # noqa: PLE0605
+__all__ = sorted(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

@@ -157,12 +157,8 @@ def _assemble(
     spec: DataSpec | None,
 ) -> Data:
     splits = {
-        name: split
-        if split is None
-        else _ready(split, task)
-        for name, split in partition(
-            parts, calibration=calibration, seed=seed, duplicates=duplicates
-        ).items()
+        name: split if split is None else _ready(split, task)
+        for name, split in partition(parts, calibration=calibration, seed=seed, duplicates=duplicates).items()
     }
     return Data(task=task, digest=digest, spec=spec, **splits)
 
@@ -206,7 +202,7 @@ def _digest(splits: Mapping[str, Split | None], *settings: Any) -> str:
         for part in held:
             for key, tensor in sorted(tensors(part).items()):
                 digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-                digest.update(memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B"))
+                digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         for column, values in sorted(split.slices().items()):
             digest.update(column.encode())
             digest.update(repr(values.dtype).encode() + np.ascontiguousarray(values).tobytes())

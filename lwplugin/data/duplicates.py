@@ -41,7 +41,9 @@ def apply_policy(splits: dict[str, Split | None], policy: str) -> dict[str, Spli
         if policy == "error":
             raise DataError(said, do=way_out)
         if policy == "warn":
-            warnings.warn(f"{said}: scores on test may be too good. Do: {way_out}.", DataWarning, stacklevel=4)
+            warnings.warn(
+                f"{said}: scores on test may be too good. Do: {way_out}.", DataWarning, stacklevel=4
+            )
             continue
         keep = np.ones(len(split), dtype=bool)
         keep[shared] = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from lwplugin.data.duplicates import apply_policy
@@ -86,5 +85,3 @@ def _apart(split: Split, positions: np.ndarray, rest: str, drawn: str) -> tuple[
     keep = np.ones(len(split), dtype=bool)
     keep[positions] = False
     return split.subset(np.flatnonzero(keep), name=rest), split.subset(positions, name=drawn)
-
-

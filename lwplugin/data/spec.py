@@ -48,7 +48,9 @@ class TaskSpec(BaseModel):
         if isinstance(value, Mapping):
             for key in value:
                 if key not in ("name", "options"):
-                    raise RecipeError(f"Unknown key '{key}' in task", do=did_you_mean(key, ["name", "options"]))
+                    raise RecipeError(
+                        f"Unknown key '{key}' in task", do=did_you_mean(key, ["name", "options"])
+                    )
             name = value.get("name", "classification")
             if isinstance(name, str) and ":" not in name and name not in TASKS:
                 raise RecipeError(f"Unknown task '{name}'", do=did_you_mean(name, [*TASKS, "module:Class"]))
@@ -118,7 +120,9 @@ class DataSpec(BaseModel):
         known = [*source.options.model_fields, *(set(cls.model_fields) - {"options"})]
         for key in options:
             if key not in source.options.model_fields:
-                raise RecipeError(f"The data source '{name}' has no option '{key}'", do=did_you_mean(key, known))
+                raise RecipeError(
+                    f"The data source '{name}' has no option '{key}'", do=did_you_mean(key, known)
+                )
         try:
             parsed = source.options.model_validate(options)
         except ValidationError as error:

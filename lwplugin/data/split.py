@@ -116,9 +116,7 @@ class Split:
 
     def prepared(self, cast: Callable[[torch.Tensor], torch.Tensor] | None, *, label: bool) -> Split:
         """The same examples with targets as a task wants them."""
-        return Split(
-            self.name, self.reader, index=self.index, slices=self._slices, cast=cast, label=label
-        )
+        return Split(self.name, self.reader, index=self.index, slices=self._slices, cast=cast, label=label)
 
     def over(self, reader: Reader) -> Split:
         """The same rows, index and slices on another reader of the same length."""

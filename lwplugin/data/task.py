@@ -21,7 +21,8 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     output: str | int | None = Field(
-        None, description="Which entry of the model's return value to judge: a key or attribute, or a position."
+        None,
+        description="Which entry of the model's return value to judge: a key or attribute, or a position.",
     )
 
 
@@ -76,9 +77,7 @@ class Task(ABC):
             )
         return picked
 
-    def smoothed_loss(
-        self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
+    def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
         """The loss with label smoothing; tasks that are not over classes refuse it."""
         raise RecipeError(
             f"The task '{self.name}' has no label smoothing", got=smoothing, do="set label_smoothing to 0"
@@ -198,8 +197,9 @@ def _validated(task: type[Task], options: Mapping[str, Any]) -> TaskOptions:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        name = getattr(task, "name", task.__name__)
         raise RecipeError(
-            f"The option '{where}' of the task '{getattr(task, 'name', task.__name__)}' is wrong: {first['msg']}",
+            f"The option '{where}' of the task '{name}' is wrong: {first['msg']}",
             got=repr(first["input"]),
             do=f"see the option's description: {known[where].description if where in known else ''}",
         ) from error

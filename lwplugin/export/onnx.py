@@ -123,12 +123,19 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
     except Exception as error:
         raise ExportError(
             "torch cannot export this model to ONNX",
-            got=str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__,
+            got=_root_cause(error),
             do="keep data-dependent control flow and shapes out of forward, and let the batch size vary",
         ) from error
     if program is None:
         raise ExportError("torch exported nothing", do="report the model's layer types")
     return program.model_proto
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def normalise(proto: onnx.ModelProto, facts: dict[str, str]) -> None:

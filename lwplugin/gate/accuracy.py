@@ -11,7 +11,7 @@ from scipy import stats
 from lwplugin.gate.evidence import Evidence, Floats, finite, is_right_or_wrong, number
 from lwplugin.gate.paired import p_beyond, p_within, paired_bounds
 from lwplugin.gate.policy import Policy
-from lwplugin.gate.power import examples_needed
+from lwplugin.gate.power import roughly_needed
 from lwplugin.gate.statistics import Bounds, clopper_pearson, holm, mean_bounds
 from lwplugin.gate.verdict import Check, Status
 
@@ -130,10 +130,10 @@ def _way_out(pair: Pair, margin: float, bounds: Bounds) -> str:
         return "The estimate itself is beyond the margin: compress less, or widen the margin."
     if pair.binary:
         gained, lost, n = pair.counts()
-        needed = examples_needed(
+        needed = roughly_needed(
             margin=margin, discordance=max(gained + lost, 1) / n, drop=drop, level=bounds.level
         )
-        return f"About {needed:,} test examples would tell, if the rest is like these {n:,}."
+        return f"Roughly {needed:,} test examples would tell, if the rest is like these {n:,}."
     return "More test examples, or a wider margin, would tell."
 
 

@@ -60,10 +60,7 @@ def examples_needed(
             do="give a drop below the margin",
         )
     discordance = max(discordance, abs(drop))
-    z, z_power = float(stats.norm.ppf(level)), float(stats.norm.ppf(power))
-    variance = discordance - drop * drop
-    normal = ((z + z_power) ** 2 * variance + z * z * margin) / (margin - drop) ** 2
-    n = max(2, math.ceil(max(normal, z * z * (1 - margin) / margin)))
+    n = roughly_needed(margin=margin, discordance=discordance, drop=drop, level=level, power=power)
     if n * discordance > 3000:
         return _rounded(n)
     step = max(1, n // 100)
@@ -80,6 +77,15 @@ def examples_needed(
         while not enough(n):
             n += step
     return n
+
+
+def roughly_needed(
+    *, margin: float, discordance: float, drop: float = 0.0, level: float = 0.95, power: float = 0.8
+) -> int:
+    """The normal approximation of ``examples_needed`` (Nam 1997, Biometrics 53, 1422-1430, simplified)."""
+    z, z_power = float(stats.norm.ppf(level)), float(stats.norm.ppf(power))
+    normal = ((z + z_power) ** 2 * (discordance - drop * drop) + z * z * margin) / (margin - drop) ** 2
+    return max(2, math.ceil(max(normal, z * z * (1 - margin) / margin)))
 
 
 def power_table(*, level: float = 0.95, power: float = 0.8) -> str:

@@ -15,6 +15,7 @@ from lwplugin.measure.machine import allowed_cpus
 from lwplugin.measure.noise import Speed, judge
 from lwplugin.measure.result import Latency
 from lwplugin.measure.session import Worker
+from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
 
 MIN_ROUNDS = 8
@@ -25,12 +26,28 @@ _WARM_SECONDS = 1.0
 
 @dataclass
 class Timings:
-    """``rounds[label][r]`` are the durations in ms that a process took in round r."""
+    """``rounds[label][r]`` are the durations in ms that a process took in round r.
+
+    Runs during which the system gave the CPU to other work are left out and counted: they tell of this
+    machine's other tenants, not of the model. A round of nothing else is kept as it is.
+    """
 
     rounds: dict[str, list[Floats]]
+    runs: int = 0
+    disturbed: int = 0
     wall_ns: int = 0
     cpu_ns: int = 0
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, label: str, facts: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """One block as the worker answered it."""
+        durations = 1e-6 * arrays["durations_ns"].astype(np.float64)
+        disturbed = arrays["disturbed"]
+        self.rounds[label].append(durations if disturbed.all() else durations[~disturbed])
+        self.runs += len(durations)
+        self.disturbed += int(disturbed.sum())
+        self.wall_ns += facts["wall_ns"]
+        self.cpu_ns += facts["cpu_ns"]
 
     def latency(self, labels: Sequence[str], confidence: float) -> Latency:
         """Median and tail over all runs of these processes."""
@@ -60,7 +77,7 @@ class Plan:
     min_seconds: float
     max_seconds: float
     confidence: float = 0.95
-    precision: float = 0.02  # wanted half-width of the speed-up's interval, as a share
+    precision: float = 0.01  # wanted half-width of what more rounds can narrow, as a share
 
 
 def idle_cpus(count: int, window_s: float = 0.05) -> list[int]:
@@ -79,7 +96,7 @@ def interleave(
     candidate: Sequence[str],
     *,
     plan: Plan,
-    off_cpu_matters: bool = True,
+    on_cpu: bool = True,
     progress: Progress = silent,
 ) -> tuple[Timings, Speed]:
     """Time the loaded workers in turns; every round runs each process once, on the same inputs.
@@ -103,20 +120,18 @@ def interleave(
         # Forward, then backward: a drift in one direction weighs on both models alike.
         for label in order if turn % 2 == 0 else order[::-1]:
             facts, arrays = workers[label].ask_arrays("block", k=k, settle=max(1, settle), offset=turn * k)
-            timings.rounds[label].append(1e-6 * arrays["durations_ns"].astype(np.float64))
-            timings.wall_ns += facts["wall_ns"]
-            timings.cpu_ns += facts["cpu_ns"]
+            timings.add(label, facts, arrays)
         elapsed = time.monotonic() - began
         progress("time", min(int(1000 * elapsed), int(1000 * plan.max_seconds)), int(1000 * plan.max_seconds))
         rounds = turn + 1
         enough = rounds >= MIN_ROUNDS and rounds * k * len(baseline) >= MIN_RUNS
         if elapsed < plan.min_seconds or (not enough and elapsed < 4 * plan.max_seconds):
             continue
-        off_cpu = max(0.0, 1 - timings.cpu_ns / timings.wall_ns) if off_cpu_matters else 0.0
         speed = judge(
             [timings.rounds[label] for label in baseline],
             [timings.rounds[label] for label in candidate],
-            off_cpu=off_cpu,
+            disturbed=timings.disturbed / timings.runs,
+            off_cpu=max(0.0, 1 - timings.cpu_ns / timings.wall_ns) if on_cpu else 0.0,
             confidence=plan.confidence,
         )
         narrow = speed.half_width <= plan.precision and not speed.noise.reasons

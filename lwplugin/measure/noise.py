@@ -19,13 +19,13 @@ from lwplugin.measure.result import Interval, Noise
 
 # What two processes of one file differ by (standard deviation of the log) and how many processes this
 # knowledge is worth beside the ones at hand; see the README for the runs it comes from.
-PROCESS_SD = 0.01
+PROCESS_SD = 0.015
 PROCESS_WEIGHT = 4
 
 MAX_SAME_FILE = 0.10
 MAX_HALVES = 0.10
 MAX_DRIFT = 0.25
-MAX_OFF_CPU = 0.25
+MAX_DISTURBED = 0.5
 MAX_HALF_WIDTH = 0.15
 
 
@@ -35,18 +35,15 @@ class Speed:
 
     speedup: Interval
     noise: Noise
-
-    @property
-    def half_width(self) -> float:
-        """Of the interval, as a share of the estimate."""
-        low, high = self.speedup.low, self.speedup.high
-        return math.inf if low is None or high is None else 0.5 * math.log(high / low)
+    half_width: float
+    """The part of the interval (as a share) that more rounds would narrow."""
 
 
 def judge(
     baseline: Sequence[Sequence[Floats]],
     candidate: Sequence[Sequence[Floats]],
     *,
+    disturbed: float,
     off_cpu: float,
     confidence: float = 0.95,
 ) -> Speed:
@@ -56,13 +53,14 @@ def judge(
     met the same moment of the machine, so bursts that last longer than a round cancel.
     """
     slow, fast = _log_medians(baseline), _log_medians(candidate)
-    paired = slow.mean(0) - fast.mean(0) if len(fast) else slow.mean(0) - slow.mean(0)
+    paired = slow.mean(0) - fast.mean(0) if len(fast) else np.zeros(slow.shape[1])
     estimate = float(np.median(paired))
     low, high = _median_bounds(paired, confidence)
+    own_low, own_high = (low, high) if len(fast) else _median_bounds(slow.mean(0), confidence)
     spread = _process_half_width([slow, fast] if len(fast) else [slow], confidence)
     low = estimate - math.hypot(estimate - low, spread)
     high = estimate + math.hypot(high - estimate, spread)
-    noise = _noise(slow, fast, off_cpu)
+    noise = _noise(slow, fast, disturbed, off_cpu)
     if len(fast) and 0.5 * (high - low) > MAX_HALF_WIDTH:
         known = "not bounded" if math.isinf(high - low) else f"known only to ±{50 * (high - low):.0f} %"
         reasons = [*noise.reasons, f"the speed-up is {known} after {paired.size} rounds"]
@@ -73,7 +71,7 @@ def judge(
         high=math.exp(high) if math.isfinite(high) else None,
         confidence=confidence,
     )
-    return Speed(speedup=speedup, noise=noise)
+    return Speed(speedup=speedup, noise=noise, half_width=0.5 * (own_high - own_low))
 
 
 def _log_medians(processes: Sequence[Sequence[Floats]]) -> Floats:
@@ -103,7 +101,7 @@ def _process_half_width(models: Sequence[Floats], confidence: float) -> float:
     return student(PROCESS_WEIGHT + freedom, confidence) * math.sqrt(variance * scale)
 
 
-def _noise(slow: Floats, fast: Floats, off_cpu: float) -> Noise:
+def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float) -> Noise:
     rounds = slow.shape[1]
     replicated = [model for model in (slow, fast) if len(model) > 1]
     same_file = max((abs(_share(np.median(model[0] - model[1]))) for model in replicated), default=None)
@@ -120,12 +118,13 @@ def _noise(slow: Floats, fast: Floats, off_cpu: float) -> Noise:
         reasons.append(f"the first and the second half of the run differ by {100 * halves:.0f} %")
     if abs(drift) > MAX_DRIFT:
         reasons.append(f"the baseline drifted by {100 * drift:+.0f} % during the run")
-    if off_cpu > MAX_OFF_CPU:
-        reasons.append(f"other work kept the process off its CPU {100 * off_cpu:.0f} % of the time")
+    if disturbed > MAX_DISTURBED:
+        reasons.append(f"other work interrupted {100 * disturbed:.0f} % of the runs")
     return Noise(
         same_file=same_file,
         halves=halves,
         drift=drift,
+        disturbed=disturbed,
         off_cpu=off_cpu,
         load_after=load,
         rounds=rounds,

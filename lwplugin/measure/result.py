@@ -24,7 +24,7 @@ class Interval(Result):
 
 
 class Latency(Result):
-    """Wall time of one inference of ``batch`` examples, as the caller sees it."""
+    """Wall time of one inference of ``batch`` examples, as the caller sees it on an undisturbed CPU."""
 
     p50_ms: float
     p50_low_ms: float | None
@@ -33,7 +33,7 @@ class Latency(Result):
     p95_low_ms: float | None
     p95_high_ms: float | None = Field(description="None where there were too few runs to bound it")
     confidence: float = Field(description="two-sided, of both intervals")
-    n: int = Field(description="timed runs")
+    n: int = Field(description="timed runs that other work did not interrupt")
     samples_ms: list[float] = Field(description="the runs, in order, evenly thinned to at most 2,000")
 
 
@@ -81,6 +81,7 @@ class Noise(Result):
     drift: float = Field(
         description="change of the baseline (or the only model) between first and last third"
     )
+    disturbed: float = Field(description="share of runs that other work interrupted; they are left out")
     off_cpu: float = Field(description="share of the timed wall time that the process was not running")
     load_after: float = Field(description="load average over one minute when the timing ended")
     rounds: int

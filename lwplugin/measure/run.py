@@ -45,7 +45,7 @@ class MeasureConfig(BaseModel):
     )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="two-sided, of every interval")
     precision: float = Field(
-        default=0.02, gt=0, description="half-width of the speed-up's interval to stop at"
+        default=0.01, gt=0, description="stop when rounds add less than this share to the interval"
     )
     processes: int | None = Field(
         default=None, ge=1, le=8, description="processes per file; None: two, or one where memory is short"
@@ -131,7 +131,7 @@ def _measure(
         sides[0].labels,
         sides[1].labels if len(sides) > 1 else [],
         plan=Plan(config.min_seconds, config.max_seconds, config.confidence, config.precision),
-        off_cpu_matters=config.device == "cpu",
+        on_cpu=config.device == "cpu",
         progress=progress,
     )
     for side in sides:

@@ -77,8 +77,12 @@ def score(split: Any, task: Any, sides: list[Side], *, first: int, progress: Pro
             same = np.asarray(task.agreement(as_tensors[1], as_tensors[0]), np.float64)
             columns.setdefault("agreement", []).append(same)
         kept_bytes += sum(result.nbytes for result in results)
-        keep_all = keep_all and kept_bytes <= _MAX_KEPT_BYTES
-        if keep_all or done < first:
+        same_shape = all(
+            not outputs[side.name] or outputs[side.name][0].shape[1:] == result.shape[1:]
+            for side, result in zip(sides, results)
+        )
+        keep_all = keep_all and same_shape and kept_bytes <= _MAX_KEPT_BYTES
+        if same_shape and (keep_all or done < first):
             for side, result in zip(sides, results):
                 outputs[side.name].append(result)
             if batch.targets is not None:

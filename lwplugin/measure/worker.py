@@ -103,27 +103,29 @@ class Server:
         return answer, {}
 
     def block(self, request: dict[str, Any], arrays: dict[str, Array]) -> Answer:
-        """``k`` timed runs after ``settle`` untimed ones; durations in ns, and what disturbed them."""
+        """``k`` timed runs after ``settle`` untimed ones: durations in ns, and in which of them the system
+        gave this process's CPU to other work."""
         run, feeds = self._loaded().run, self.feeds
         k, offset = int(request["k"]), int(request["offset"])
-        durations = np.empty(k, np.int64)
-        count, clock = len(feeds), time.perf_counter_ns
+        durations, switches = np.empty(k, np.int64), np.empty(k + 1, np.int64)
+        count, clock, usage = len(feeds), time.perf_counter_ns, resource.getrusage
         gc.disable()
         try:
             for i in range(int(request["settle"])):
                 run(feeds[i % count])
-            usage = resource.getrusage(resource.RUSAGE_SELF)
             cpu, wall = time.process_time_ns(), clock()
+            switches[0] = usage(resource.RUSAGE_SELF).ru_nivcsw
             for i in range(k):
                 feed = feeds[(offset + i) % count]
                 start = clock()
                 run(feed)
                 durations[i] = clock() - start
+                switches[i + 1] = usage(resource.RUSAGE_SELF).ru_nivcsw
             wall, cpu = clock() - wall, time.process_time_ns() - cpu
         finally:
             gc.enable()
-        preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - usage.ru_nivcsw
-        return {"wall_ns": wall, "cpu_ns": cpu, "preempted": preempted}, {"durations_ns": durations}
+        timed = {"durations_ns": durations, "disturbed": np.diff(switches) > 0}
+        return {"wall_ns": wall, "cpu_ns": cpu}, timed
 
     def score(self, request: dict[str, Any], arrays: dict[str, Array]) -> Answer:
         """The output for one batch."""

@@ -131,7 +131,7 @@ def trace(module: nn.Module, inputs: Inputs, *, verify: bool = True) -> Graph:
         verify: try each group's cut on a copy and keep only those that leave the outputs in place.
 
     Raises:
-        ModelError: the forward cannot be traced.
+        ModelError: the forward does not run on the inputs.
     """
     graph = build(module, inputs)
     if verify:
@@ -153,11 +153,8 @@ def build(module: nn.Module, inputs: Inputs) -> Graph:
     _couple_recurrent_layers(module, walk.atoms, dims)
     for node in traced.graph.nodes:
         if node.op == "placeholder":
-            owner = traced.names.get(node.name)
-            if owner is None:
-                walk.values[node] = Value([None] * len(shape_of(node)))
-            else:
-                walk.values[node] = Value(list(dims[owner]), owner, list(range(len(dims[owner]))))
+            owner = traced.names[node.name]
+            walk.values[node] = Value(list(dims[owner]), owner, list(range(len(dims[owner]))))
         elif node.op == "call_function":
             visit(walk, node)
         elif node.op == "output":
@@ -165,7 +162,7 @@ def build(module: nn.Module, inputs: Inputs) -> Graph:
                 walk.freeze(walk.value(result), "the model's output")
         else:
             walk.values[node] = Value([None] * len(shape_of(node)))
-    used = {traced.names[n.name] for n in traced.graph.nodes if n.op == "placeholder" and n.users and n.name in traced.names}
+    used = {traced.names[n.name] for n in traced.graph.nodes if n.op == "placeholder" and n.users}
     for name in set(dims) - used:
         for dim in dims[name]:
             if dim is not None:

@@ -94,7 +94,7 @@ def _entry(name: str, found: nn.Module | str | None) -> Entry:
         )
     tensors: dict[str, tuple[Kind, list[int] | None]] = {}
     for tensor_name, (kind, tensor) in own_tensors(found).items():
-        if torch.nn.parameter.is_lazy(tensor):
+        if tensor is not None and torch.nn.parameter.is_lazy(tensor):
             raise ModelError(
                 f"'{join(name, tensor_name)}' has no shape yet", do="run the model once before using it here"
             )

@@ -7,20 +7,20 @@ Python looked like, only a few dozen tensor operations remain.
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lwplugin.data.batch import Inputs
 from lwplugin.errors import ModelError
-
-Constants = dict[str, torch.Tensor]
 
 
 class AtenTrace:
@@ -29,20 +29,65 @@ class AtenTrace:
     def __init__(self, graph: fx.Graph, names: dict[str, str], batch: int) -> None:
         self.graph = graph
         self.names = names
-        """Placeholder name → dotted parameter or buffer name; the model's inputs are not in it."""
+        """Placeholder name → dotted parameter or buffer name."""
         self.batch = batch
         """Examples in the traced inputs; costs are divided by it."""
 
 
+class Recorder(TorchDispatchMode):
+    """Runs every aten operation for real and writes it down as a node.
+
+    Because values are real, a model may branch on them (masks, shapes, early exits): the branch taken is the
+    one recorded. What does not come from a parameter is a constant of the graph.
+    """
+
+    def __init__(self, states: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.names: dict[str, str] = {}
+        self._node_of = WeakTensorKeyDictionary()
+        for name, tensor in states.items():
+            node = self._placed(self.graph.placeholder("state"), tensor)
+            self.names[node.name] = name
+
+    def node_of(self, tensor: torch.Tensor) -> fx.Node:
+        if tensor not in self._node_of:
+            self._placed(self.graph.create_node("get_attr", "constant"), tensor)
+        return cast(fx.Node, self._node_of[tensor])
+
+    def _placed(self, node: fx.Node, value: Any) -> fx.Node:
+        node.meta["val"] = pytree.tree_map_only(
+            torch.Tensor, lambda t: torch.empty(t.shape, dtype=t.dtype, device="meta"), value
+        )
+        if isinstance(value, torch.Tensor):
+            self._node_of[value] = node
+        return node
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        nodes = pytree.tree_map_only(torch.Tensor, self.node_of, (args, kwargs))
+        out = func(*args, **kwargs)
+        plain = pytree.tree_map_only(torch.Generator, str, nodes)
+        if isinstance(out, torch.Tensor):
+            self._placed(self.graph.call_function(func, *plain), out)
+        elif isinstance(out, (tuple, list)):
+            whole = self._placed(self.graph.call_function(func, *plain), out)
+            for index, item in enumerate(out):
+                if isinstance(item, torch.Tensor):
+                    self._placed(self.graph.call_function(operator.getitem, (whole, index)), item)
+        return out
+
+
 @contextmanager
-def plain_kernels() -> Iterator[None]:
+def plain_kernels(module: nn.Module) -> Iterator[None]:
     """Fused fast paths (attention, oneDNN recurrent layers) off, so that their inner structure is visible."""
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with torch.backends.mkldnn.flags(enabled=False):
+            with torch.backends.mkldnn.flags(enabled=not recurrent):
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -73,33 +118,32 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
     """Trace ``module`` in eval mode on ``inputs`` (a few real examples).
 
     Raises:
-        ModelError: the forward cannot be traced (data-dependent control flow that torch refuses).
+        ModelError: the forward does not run on these inputs.
     """
     args, kwargs = split_inputs(inputs)
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     if not leaves:
         raise ModelError("The model cannot be traced without input tensors", got=type(inputs).__name__)
-    states = {name: tensor.detach() for name, tensor in states_of(module).items()}
-    names = list(states)
-
-    def forward(tensors: list[torch.Tensor], args: Any, kwargs: Any) -> list[torch.Tensor]:
-        bound = dict(zip(names, tensors, strict=True))
-        return tensors_of(torch.func.functional_call(module, bound, args, kwargs))
-
+    states = states_of(module)
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), plain_kernels():
-            functional = torch.func.functionalize(forward, remove="mutations")
-            graph = make_fx(functional)(list(states.values()), args, kwargs).graph
+        with torch.no_grad(), plain_kernels(module), Recorder(states) as recorder:
+            outputs = tensors_of(module(*args, **kwargs))
     except Exception as error:
         raise ModelError(
-            "The model's forward cannot be traced",
+            "The model's forward does not run on the example",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
-            do="make the forward run on tensors alone, or compress a part of the model",
+            do="give an example of the shape and type that the model expects",
         ) from error
     finally:
         module.train(training)
-    graph.eliminate_dead_code()
-    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
-    return AtenTrace(graph, dict(zip(placeholders, names, strict=False)), batch=max(1, leaves[0].shape[0]))
+    recorder.graph.output([recorder.node_of(t) for t in outputs])
+    recorder.graph.eliminate_dead_code(is_impure_node=_written_in_place)
+    return AtenTrace(recorder.graph, recorder.names, batch=max(1, leaves[0].shape[0]))
+
+
+def _written_in_place(node: fx.Node) -> bool:
+    """Kept although unread: inputs, and operations that write into a tensor others read."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in {"placeholder", "output"} or (schema is not None and schema.is_mutable)

@@ -7,7 +7,7 @@ dequantized one. Exporters read the integers, scales and ranges from here and de
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +105,10 @@ class QuantLayer(nn.Module):
         grid = self.input_grid()
         return x if grid is None else grid.fake_quantize(x)
 
+    def to_float(self) -> nn.Module:
+        """The float layer with the dequantized weight: what exporters without integers write."""
+        raise MethodError("Not a layer by itself", got=type(self).__name__)
+
     def quantization_args(self) -> dict[str, Any]:
         """The constructor arguments all quantized layers share."""
         return {
@@ -141,6 +145,10 @@ class QuantLinear(QuantLayer):
         )
         self.in_features = in_features
         self.out_features = out_features
+
+    def to_float(self) -> nn.Linear:
+        """nn.Linear with the dequantized weight."""
+        return _filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] → […, out]."""
@@ -193,6 +201,10 @@ class QuantConv1d(_QuantConv):
 
     spatial = 1
 
+    def to_float(self) -> nn.Conv1d:
+        """nn.Conv1d with the dequantized weight."""
+        return _filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, in, length] → [n, out, length']."""
         return F.conv1d(
@@ -210,6 +222,10 @@ class QuantConv2d(_QuantConv):
     """nn.Conv2d with integer weights."""
 
     spatial = 2
+
+    def to_float(self) -> nn.Conv2d:
+        """nn.Conv2d with the dequantized weight."""
+        return _filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, in, height, width] → [n, out, height', width']."""
@@ -249,6 +265,18 @@ def quantized_like(
         with torch.no_grad():
             made.bias.copy_(layer.bias)  # type: ignore[arg-type]
     return made.to(next(layer.parameters()).device).train(layer.training)
+
+
+_F = TypeVar("_F", nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+@torch.no_grad()
+def _filled(layer: _F, source: QuantLayer) -> _F:
+    layer.to(source.scale.device).train(source.training).requires_grad_(False)
+    layer.weight.copy_(source.weight)
+    if layer.bias is not None and source.bias is not None:
+        layer.bias.copy_(source.bias)
+    return layer
 
 
 def conv_args(layer: nn.Module) -> dict[str, Any]:

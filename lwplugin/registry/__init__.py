@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lwplugin.registry.aliases import Promotion as Promotion
+    from lwplugin.registry.aliases import promote as promote
+    from lwplugin.registry.aliases import rollback as rollback
+    from lwplugin.registry.download import pull as pull
     from lwplugin.registry.lineage import ancestors as ancestors
-    from lwplugin.registry.promote import Promotion as Promotion
-    from lwplugin.registry.promote import promote as promote
-    from lwplugin.registry.promote import rollback as rollback
-    from lwplugin.registry.pull import pull as pull
-    from lwplugin.registry.register import Registration as Registration
-    from lwplugin.registry.register import register as register
-    from lwplugin.registry.resolve import Resolved as Resolved
-    from lwplugin.registry.resolve import resolve as resolve
+    from lwplugin.registry.registration import Registration as Registration
+    from lwplugin.registry.registration import register as register
+    from lwplugin.registry.versions import Resolved as Resolved
+    from lwplugin.registry.versions import resolve as resolve
 
 # Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
 _HOME = {
-    "Promotion": "promote",
-    "Registration": "register",
-    "Resolved": "resolve",
+    "Promotion": "aliases",
+    "Registration": "registration",
+    "Resolved": "versions",
     "ancestors": "lineage",
-    "promote": "promote",
-    "pull": "pull",
-    "register": "register",
-    "resolve": "resolve",
-    "rollback": "promote",
+    "promote": "aliases",
+    "pull": "download",
+    "register": "registration",
+    "resolve": "versions",
+    "rollback": "aliases",
 }
 __all__ = sorted(_HOME)
 

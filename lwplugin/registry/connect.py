@@ -48,7 +48,8 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        tracking_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        known = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
+        tracking_before = mlflow.get_tracking_uri() if known else None
         registry_before = os.environ.get("MLFLOW_REGISTRY_URI", "")
         try:
             if tracking_uri is not None:

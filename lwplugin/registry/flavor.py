@@ -1,8 +1,8 @@
 """The MLflow flavor of light versions: save_model, log_model, load_model, and serving through pyfunc.
 
 A saved model holds `bundle/` (the light torch model, which can be compressed again), `export/` (the file that
-is served), `report/`, `verdict.json`, and `code/` with a copy of the serving module, so that whoever serves it
-needs neither lwplugin nor torch.
+is served), `report/`, `verdict.json`, and `code/` with a copy of the serving module, so that whoever serves
+it needs neither lwplugin nor torch.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ def save_model(
     model.save(str(root / "MLmodel"))
 
     wanted = list(pip_requirements or requirements(runtime))
-    _, resolved, _ = _process_pip_requirements([], wanted)
-    conda = _mlflow_conda_env(additional_pip_deps=resolved, install_mlflow=False)
+    _, resolved, _ = _process_pip_requirements([], wanted)  # type: ignore[no-untyped-call]
+    conda = _mlflow_conda_env(additional_pip_deps=resolved, install_mlflow=False)  # type: ignore[no-untyped-call]
     (root / "conda.yaml").write_text(json.dumps(conda, indent=2), encoding="utf-8")
     (root / "requirements.txt").write_text("\n".join(resolved) + "\n", encoding="utf-8")
-    _PythonEnv.current().to_yaml(str(root / "python_env.yaml"))
+    _PythonEnv.current().to_yaml(str(root / "python_env.yaml"))  # type: ignore[no-untyped-call]
 
 
 def log_model(
@@ -120,7 +120,7 @@ def log_model(
     from mlflow.models import Model
 
     this_module: ModuleType = sys.modules[__name__]
-    return Model.log(
+    info: ModelInfo = Model.log(
         artifact_path=None,
         name=name,
         flavor=this_module,
@@ -130,6 +130,7 @@ def log_model(
         exported=exported,
         **options,
     )
+    return info
 
 
 def load_model(model_uri: str, dst_path: str | None = None) -> LightModel:
@@ -139,7 +140,7 @@ def load_model(model_uri: str, dst_path: str | None = None) -> LightModel:
     """
     import mlflow
 
-    from lwplugin.model import load
+    from lwplugin.model.bundle import load
     from lwplugin.registry.connect import connected
     from lwplugin.registry.mlmodel import read
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.errors import RegistryError
-from lwplugin.registry.resolve import Resolved, resolve
+from lwplugin.registry.versions import Resolved, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -87,12 +87,13 @@ def to_signature(plain: dict[str, Any]) -> ModelSignature:
     """The inverse of `signature_json`, as MLflow's object."""
     from mlflow.models import ModelSignature
 
-    return ModelSignature.from_dict(
+    signature: ModelSignature = ModelSignature.from_dict(
         {
             part: None if plain.get(part) is None else json.dumps(plain[part])
             for part in ("inputs", "outputs", "params")
         }
     )
+    return signature
 
 
 def example_files(content: dict[str, Any]) -> list[str]:

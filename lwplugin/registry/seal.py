@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,26 +9,7 @@ from typing import Any
 
 from lwplugin.errors import RegistryError
 from lwplugin.gate.verdict import Verdict
-from lwplugin.registry.resolve import Resolved
-
-
-def export_digest(directory: Path) -> str:
-    """sha256 of the exported file, recomputed. Raises RegistryError where export.json records another."""
-    manifest = _json(directory / "export.json")
-    file = (directory / str(manifest.get("file", ""))).resolve()
-    if not file.is_relative_to(directory.resolve()) or not file.is_file():
-        raise RegistryError(
-            "export.json names no file of its directory", got=manifest.get("file"), do="export again"
-        )
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if manifest.get("digest") != digest:
-        raise RegistryError(
-            "The exported file was changed after it was written",
-            got=f"sha256 {digest[:16]}…, export.json records {str(manifest.get('digest'))[:16]}…",
-            do="export, measure and gate again",
-        )
-    return digest
+from lwplugin.registry.versions import Resolved
 
 
 def sealed_verdict(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwplugin.registry import flavor, lineage
 from lwplugin.registry.conform import check_served, signature_from_file
-from lwplugin.registry.resolve import Resolved
+from lwplugin.registry.versions import Resolved
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -38,7 +38,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a source holds. ``whole`` is a set without official splits; ``test_fraction`` of it is for testing."""
+    """What a source holds.
+
+    ``whole`` is a set without official splits; ``test_fraction`` of it becomes test.
+    """
 
     train: Split | None = None
     calibration: Split | None = None
@@ -55,7 +58,10 @@ class Source:
     options: type[SourceOptions]
     read: Callable[[Any, Request], Parts | Data]
     contents: Callable[[str, Any], Any]
-    """(name as written, options) → JSON that changes when the examples change; imports no torch, reads files only to hash them."""
+    """(name as written, options) → JSON that changes when the examples change.
+
+    Imports no torch and reads files only to hash them.
+    """
     summary: str
 
 

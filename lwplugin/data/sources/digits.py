@@ -43,4 +43,4 @@ def contents(source: str, options: DigitsOptions) -> Any:
     return {"scikit-learn": version("scikit-learn"), **options.model_dump()}
 
 
-SOURCE = Source("digits", DigitsOptions, read, contents, "scikit-learn's 8×8 handwritten digits")
+SOURCE: Source = Source("digits", DigitsOptions, read, contents, "scikit-learn's 8×8 handwritten digits")

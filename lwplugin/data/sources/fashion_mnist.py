@@ -59,7 +59,7 @@ def _file(directory: Path, name: str) -> Path:
         raise DataError(
             "Fashion-MNIST is not there",
             got=f"no file {path}",
-            do="apt-get install dataset-fashion-mnist, or set data.directory to the folder of the idx.gz files",
+            do="apt-get install dataset-fashion-mnist, or set data.directory to the idx.gz files",
         )
     return path
 
@@ -71,11 +71,13 @@ def _idx(path: Path) -> torch.Tensor:
 
     raw = gzip.decompress(path.read_bytes())
     dims = raw[3] if len(raw) > 4 else 0
-    sizes = np.frombuffer(raw, ">u4", count=dims, offset=4).astype(int) if len(raw) >= 4 + 4 * dims else []
     start = 4 + 4 * dims
+    sizes = [int(size) for size in np.frombuffer(raw[4:start].ljust(4 * dims, b"\0"), ">u4")]
     if raw[:3] != b"\0\0\x08" or not dims or len(raw) - start != int(np.prod(sizes)):
         raise DataError(f"'{path}' is not an idx file of bytes", do="reinstall dataset-fashion-mnist")
-    return torch.frombuffer(bytearray(raw[start:]), dtype=torch.uint8).reshape([int(size) for size in sizes])
+    return torch.frombuffer(bytearray(raw[start:]), dtype=torch.uint8).reshape(sizes)
 
 
-SOURCE = Source("fashion_mnist", FashionMnistOptions, read, contents, "Fashion-MNIST from idx.gz files")
+SOURCE: Source = Source(
+    "fashion_mnist", FashionMnistOptions, read, contents, "Fashion-MNIST from idx.gz files"
+)

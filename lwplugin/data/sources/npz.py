@@ -1,4 +1,4 @@
-"""Numpy ``.npz`` archives. Arrays stored uncompressed (``np.savez``) are memory-mapped, never loaded whole."""
+"""Numpy ``.npz`` archives. Uncompressed arrays (``np.savez``) are memory-mapped, never loaded whole."""
 
 from __future__ import annotations
 
@@ -136,4 +136,6 @@ def _map(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
 
 
-SOURCE = Source("npz", NpzOptions, read, contents, "arrays in .npz files, memory-mapped where uncompressed")
+SOURCE: Source = Source(
+    "npz", NpzOptions, read, contents, "arrays in .npz files, memory-mapped where uncompressed"
+)

@@ -99,4 +99,4 @@ def _no_columns(request: Request, slices: Mapping[str, Any]) -> None:
             )
 
 
-SOURCE = Source("module:function", PythonFunctionOptions, read, contents, "a function of your own")
+SOURCE: Source = Source("module:function", PythonFunctionOptions, read, contents, "a function of your own")

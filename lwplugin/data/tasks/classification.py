@@ -46,9 +46,7 @@ class Classification(Task):
             return F.nll_loss(_log(outputs), targets)
         return F.cross_entropy(outputs, targets)
 
-    def smoothed_loss(
-        self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
+    def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
         logits = _log(outputs) if self._probabilities else outputs
         return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 

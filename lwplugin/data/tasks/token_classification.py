@@ -42,9 +42,7 @@ class TokenClassification(Task):
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.smoothed_loss(outputs, targets, 0.0)
 
-    def smoothed_loss(
-        self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
+    def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
         logits, flat = outputs.flatten(0, 1), targets.flatten()
         return F.cross_entropy(logits, flat, ignore_index=self.ignore_index, label_smoothing=smoothing)
 

@@ -37,7 +37,9 @@ def test_simulated_false_pass_rate_is_at_most_the_stated_level() -> None:
     z, repeats = stats.norm.ppf(0.95), 200_000
     for n, margin, gain in [(300, 0.02, 0.002), (1000, 0.01, 0.01), (2000, 0.01, 0.0), (10_000, 0.005, 0.02)]:
         counts = random.multinomial(n, [gain, gain + margin, 1 - 2 * gain - margin], size=repeats)
-        statistic = paired.score_statistic(counts[:, 0], counts[:, 1], n, -margin, correction=paired.HALF_COUNT)
+        statistic = paired.score_statistic(
+            counts[:, 0], counts[:, 1], n, -margin, correction=paired.HALF_COUNT
+        )
         rate = float((statistic >= z).mean())
         assert rate <= 0.05
         exact = pass_probability(n, margin=margin, discordance=margin + 2 * gain, drop=margin)
@@ -60,7 +62,9 @@ def test_real_scores_pass_at_the_margin_at_most_as_often_as_stated(shape: str) -
         if statistics.student(d, level=0.95).low >= -margin
     )
     # 3 standard errors of the simulation, and what an approximate method may miss by at n = 150.
-    assert passed / repeats <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats) + (0.02 if shape == "skewed down" else 0)
+    assert passed / repeats <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / repeats) + (
+        0.02 if shape == "skewed down" else 0
+    )
 
 
 def test_examples_needed_reach_the_power() -> None:

@@ -19,7 +19,9 @@ Make = Callable[..., tuple[dict[str, Any], dict[str, np.ndarray]]]
 POLICY = Policy(max_drop={"accuracy": 0.01})
 
 
-def judge(case: tuple[dict[str, Any], dict[str, np.ndarray]], policy: Policy = POLICY, **options: Any) -> Verdict:
+def judge(
+    case: tuple[dict[str, Any], dict[str, np.ndarray]], policy: Policy = POLICY, **options: Any
+) -> Verdict:
     return gate(case[0], policy, scores=case[1], **options)
 
 
@@ -64,7 +66,9 @@ def test_a_slower_candidate_is_rejected_unless_the_policy_says_otherwise(make: M
 
 
 @pytest.mark.parametrize(
-    ("limit", "status"), [(8.1, "pass"), (7.5, "inconclusive"), (6.9, "fail")], ids=["over", "between", "under"]
+    ("limit", "status"),
+    [(8.1, "pass"), (7.5, "inconclusive"), (6.9, "fail")],
+    ids=["over", "between", "under"],
 )
 def test_latency_budgets_are_judged_on_the_bounds(make: Make, limit: float, status: str) -> None:
     # p95 is 7.5 with bounds 7.0 and 8.0.
@@ -87,7 +91,7 @@ def test_sizes_are_judged_exactly(make: Make) -> None:
 
 def test_a_noisy_machine_is_inconclusive_for_time_and_only_for_time(make: Make) -> None:
     case = make()
-    case[0] |= {"noisy": True, "noise_reason": "two processes of one file differ by 30 %"}
+    case[0].update({"noisy": True, "noise_reason": "two processes of one file differ by 30 %"})
     verdict = judge(case, budget={"p50_ms": 100, "size_bytes": 1000})
     assert verdict.status == "inconclusive"
     assert check_of(verdict, "budget:p50_ms").status == "inconclusive"
@@ -318,8 +322,10 @@ def test_policy_survives_json() -> None:
 
 def test_junit_counts_what_the_verdict_says(make: Make) -> None:
     case = make(lost=80)
-    case[0] |= {"noisy": True, "noise_reason": "busy \x00<&>"}
-    verdict = judge(case, POLICY.model_copy(update={"no_faster": "warn"}), budget={"p95_ms": 5, "size_bytes": 500})
+    case[0].update({"noisy": True, "noise_reason": "busy \x00<&>"})
+    verdict = judge(
+        case, POLICY.model_copy(update={"no_faster": "warn"}), budget={"p95_ms": 5, "size_bytes": 500}
+    )
     suite = ElementTree.fromstring(junit_xml(verdict)).find("testsuite")
     assert suite is not None
     counts = {key: suite.get(key) for key in ("tests", "failures", "errors", "skipped")}

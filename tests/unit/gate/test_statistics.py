@@ -53,7 +53,12 @@ def test_wilson_gives_the_published_interval() -> None:
 
 def test_the_nuisance_parameter_is_the_constrained_maximum_likelihood() -> None:
     # Brute force over the loss probability, under difference = d, must give the same statistic.
-    for gained, lost, n, d in [(3, 9, 200, -0.01), (0, 4, 150, -0.05), (20, 31, 400, -0.02), (7, 2, 80, 0.03)]:
+    for gained, lost, n, d in [
+        (3, 9, 200, -0.01),
+        (0, 4, 150, -0.05),
+        (20, 31, 400, -0.02),
+        (7, 2, 80, 0.03),
+    ]:
         q = np.linspace(max(0.0, -d) + 1e-9, (1 - abs(d)) / 2 + max(0.0, -d) - 1e-6, 2_000_001)
         likelihood = gained * np.log(q + d) + lost * np.log(q) + (n - gained - lost) * np.log(1 - 2 * q - d)
         best = float(q[np.nanargmax(np.where(np.isfinite(likelihood), likelihood, -np.inf))])
@@ -98,7 +103,9 @@ def test_student_matches_scipy() -> None:
 def test_bca_matches_scipy_and_repeats() -> None:
     d = np.random.default_rng(1).exponential(1.0, 120)
     ours = statistics.bootstrap(d, level=0.95, seed=3, resamples=20_000)
-    theirs = stats.bootstrap((d,), np.mean, confidence_level=0.9, n_resamples=20_000, rng=np.random.default_rng(3))
+    theirs = stats.bootstrap(
+        (d,), np.mean, confidence_level=0.9, n_resamples=20_000, rng=np.random.default_rng(3)
+    )
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.01)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.01)
     assert ours == statistics.bootstrap(d, level=0.95, seed=3, resamples=20_000)

@@ -32,9 +32,7 @@ def write_export(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "model.onnx"
     onnx.save(model, path)
-    shape = [
-        d.dim_value or d.dim_param or None for d in model.graph.input[0].type.tensor_type.shape.dim
-    ]
+    shape = [d.dim_value or d.dim_param or None for d in model.graph.input[0].type.tensor_type.shape.dim]
     shape[0] = batch
     content = {
         "schema": 1,

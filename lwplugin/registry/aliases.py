@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.errors import RegistryError
 from lwplugin.registry.connect import connected
-from lwplugin.registry.resolve import alias_target, registered_model, resolve_with
+from lwplugin.registry.versions import alias_target, registered_model, resolve_with
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -16,13 +17,13 @@ from lwplugin.errors import RegistryError
 from lwplugin.progress import Progress, silent
 from lwplugin.registry import mlmodel
 from lwplugin.registry.connect import connected
-from lwplugin.registry.resolve import Resolved
+from lwplugin.registry.versions import Resolved
 from lwplugin.settings import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from lwplugin.model import LightModel
+    from lwplugin.model.bundle import LightModel
 
 # MLflow writes this into every download; it names the pointer that was followed, not the model.
 _ADDED_BY_DOWNLOAD = "registered_model_meta"
@@ -89,19 +90,18 @@ def download(
 
 def to_light(resolved: Resolved, directory: Path, digest: str) -> LightModel:
     """The light model of a downloaded directory, its source and signature noted."""
-    from lwplugin.model import MlflowOrigin, Source, light, load
+    from lwplugin.model.bundle import Source, light, load
+    from lwplugin.model.origin import MlflowOrigin
 
     content = mlmodel.read(directory)
     kind = mlmodel.kind(directory, content)
-    source = Source(uri=resolved.uri, version=resolved.version, digest=digest)
-    if kind == mlmodel.FLAVOR:
+    if kind == "lwplugin":
         model = load(directory / str(content["flavors"][mlmodel.FLAVOR]["bundle"]))
     else:
         origin = MlflowOrigin(directory=directory, flavor=kind)
         model = light(origin.build(), origin)
-    model.source = source
-    model.signature = mlmodel.signature_json(content)
-    return model
+    source = Source(uri=resolved.uri, version=resolved.version, digest=digest)
+    return replace(model, source=source, signature=mlmodel.signature_json(content))
 
 
 def _transfer(uri: str, destination: Path, total: int, progress: Progress) -> None:

@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.artifact import digest_json
 from lwplugin.errors import RegistryError
+from lwplugin.export.base import load_exported
 from lwplugin.progress import Progress, silent
 from lwplugin.registry import lineage
+from lwplugin.registry.aliases import ROLLED_BACK_TAG, point
 from lwplugin.registry.connect import connected
-from lwplugin.registry.promote import ROLLED_BACK_TAG, point
-from lwplugin.registry.resolve import Resolved, quoted, resolve_with
-from lwplugin.registry.seal import export_digest, parent_of, sealed_verdict
+from lwplugin.registry.seal import parent_of, sealed_verdict
 from lwplugin.registry.upload import Upload, find_upload, upload
+from lwplugin.registry.versions import Resolved, quoted, resolve_with
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,10 +76,10 @@ def register(
     runs. `metrics` keep their units in their names (`p50_ms`). `override`, a reason, registers against the
     verdict and is recorded.
 
-    Raises RegistryError where the verdict is no pass or about another file, the bundle has another parent, the
-    file does not answer in the parent's schema, or the alias was rolled back from this version.
+    Raises RegistryError where the verdict is no pass or about another file, the bundle has another parent,
+    the file does not answer in the parent's schema, or the alias was rolled back from this version.
     """
-    file_digest = export_digest(exported)
+    file_digest = load_exported(exported).digest
     seal = sealed_verdict(verdict, file_digest=file_digest, override=override)
     parent_digest = parent_of(bundle, parent)
     numbers = _finite(metrics)

@@ -1,0 +1,41 @@
+# `make demo` on a fresh machine with Python 3.11 sets everything up and runs the main job.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv demo test check format clean
+
+help:
+	@echo "make demo    set up, then: train, register, lighten, prove, register back, serve, compare"
+	@echo "make test    all tests"
+	@echo "make check   lint, format, types, import directions"
+	@echo "make format  let ruff write"
+	@echo "make venv    only set up $(VENV)"
+	@echo "make clean   remove what these made ($(VENV) and demo/ too)"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python examples/digits/demo.py demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	BIN=$(BIN) sh tests/contract/mypy_strict.sh
+	$(BIN)/python -m pytest -q tests/contract/test_imports.py
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

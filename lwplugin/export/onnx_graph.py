@@ -1,0 +1,98 @@
+"""An ONNX graph while it is being changed: who makes a tensor, who reads it, and adding nodes and constants."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class GraphEditor:
+    """Nodes in topological order, with their tensors by name. `finish` writes the changes back."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.nodes: list[onnx.NodeProto] = list(proto.graph.node)
+        self.constants: dict[str, onnx.TensorProto] = {t.name: t for t in proto.graph.initializer}
+        self.inputs = [value.name for value in proto.graph.input]
+        self.outputs = [value.name for value in proto.graph.output]
+        self.ranks = {
+            value.name: len(value.type.tensor_type.shape.dim)
+            for part in (proto.graph.value_info, proto.graph.input, proto.graph.output)
+            for value in part
+            if value.type.tensor_type.HasField("shape")
+        }
+
+    def producers(self) -> dict[str, onnx.NodeProto]:
+        """Tensor name → the node that makes it."""
+        return {name: node for node in self.nodes for name in node.output if name}
+
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """Tensor name → the nodes that read it, once for each."""
+        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                if name:
+                    found[name].append(node)
+        return found
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        """Add an initializer; the same name must mean the same values."""
+        from onnx import numpy_helper
+
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        return name
+
+    def value(self, name: str) -> np.ndarray | None:
+        """The values of an initializer; None for any other tensor."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def finish(self) -> onnx.ModelProto:
+        """The changed model: dead nodes and unused constants are gone."""
+        alive = set(self.outputs)
+        kept: list[Any] = []
+        for node in reversed(self.nodes):
+            if any(name in alive for name in node.output):
+                kept.append(node)
+                alive.update(node.input)
+                for attribute in node.attribute:
+                    alive.update(_names_inside(attribute))
+        graph = self.proto.graph
+        nodes = list(reversed(kept))
+        constants = [tensor for name, tensor in self.constants.items() if name in alive]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(constants)
+        used = {node.domain for node in nodes}
+        domains = [entry for entry in self.proto.opset_import if entry.domain in used | {"", "ai.onnx"}]
+        del self.proto.opset_import[:]
+        self.proto.opset_import.extend(domains)
+        return self.proto
+
+
+def _names_inside(attribute: onnx.AttributeProto) -> set[str]:
+    graphs = [attribute.g, *attribute.graphs]
+    return {name for graph in graphs for node in graph.node for name in node.input}
+
+
+def make_node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    """A standard operator with one output; named after it."""
+    from onnx import helper
+
+    return helper.make_node(kind, inputs, [output], name=f"{output}/{kind}", **attributes)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """An attribute's Python value."""
+    from onnx import helper
+
+    for entry in node.attribute:
+        if entry.name == name:
+            return helper.get_attribute_value(entry)
+    return default

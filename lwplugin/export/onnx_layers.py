@@ -1,0 +1,230 @@
+"""How each quantized layer type is written in ONNX. Another layer type is one more `lowering`.
+
+While torch exports the model, every quantized layer stands as one node ``lwplugin::Layer`` that carries its name;
+afterwards the node is replaced by what its lowering writes. So no weight has to be recognised in the graph again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lwplugin.errors import ExportError
+from lwplugin.export.onnx_graph import GraphEditor, make_node
+from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from lwplugin.quantize.scheme import AffineGrid
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "lwplugin"
+MARK = "Layer"
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a target lays out integers."""
+
+    name: str
+    symmetric_activations: bool
+    integer_bias: bool
+
+    def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
+        """The integer grid of an activation range."""
+        return (AffineGrid.symmetric if self.symmetric_activations else AffineGrid.of_range)(lo, hi, bits=bits)
+
+    def describe(self, layers: dict[str, QuantLayer]) -> dict[str, Any]:
+        """What ``export.json`` says about it."""
+        largest = max(int(layer.integers().abs().max()) for layer in layers.values())
+        return {
+            "name": self.name,
+            "activations": "s8 symmetric" if self.symmetric_activations else "u8 asymmetric",
+            "weights": "s8 symmetric per channel",
+            "bias": "int32" if self.integer_bias else "float32",
+            "largest_weight": largest,
+            "layers": len(layers),
+        }
+
+
+SCHEMES = {
+    "cpu": Scheme("u8s8", symmetric_activations=False, integer_bias=True),
+    "tensorrt": Scheme("s8s8", symmetric_activations=True, integer_bias=False),
+}
+
+Lowering = Callable[[GraphEditor, "onnx.NodeProto", str, Any, Scheme], "list[onnx.NodeProto]"]
+LOWERINGS: dict[type[nn.Module], Lowering] = {}
+
+
+def lowering(*types: type[nn.Module]) -> Callable[[Lowering], Lowering]:
+    """Registers how layers of exactly these types are written."""
+
+    def register(function: Lowering) -> Lowering:
+        for cls in types:
+            LOWERINGS[cls] = function
+        return function
+
+    return register
+
+
+class _Mark(nn.Module):
+    """Stands in for a layer during export: same shapes, one node with the layer's name.
+
+    ``weight`` and ``bias`` are there for code that reads them past the layer.
+    """
+
+    def __init__(self, layer: Any, name: str) -> None:
+        super().__init__()
+        self.twin = layer.to_float()
+        self.weight = self.twin.weight
+        self.bias = self.twin.bias
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The float twin runs for its output's shape only; the exporter drops what nobody reads."""
+        output = self.twin(x)
+        made: torch.Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{MARK}",
+            [x],
+            attrs={"layer": self.name},
+            dtype=output.dtype,
+            shape=output.shape,
+            version=1,
+        )
+        return made
+
+
+def marked_layers(module: nn.Module) -> dict[str, Any]:
+    """All layers that have a lowering, by dotted name."""
+    return {name: layer for name, layer in module.named_modules() if type(layer) in LOWERINGS}
+
+
+def mark(module: nn.Module) -> nn.Module:
+    """A copy in which each of those layers leaves a mark in the graph."""
+    marked = copy.deepcopy(module)
+    for name, layer in marked_layers(marked).items():
+        if not name:
+            return _Mark(layer, name)
+        marked.set_submodule(name, _Mark(layer, name))
+    return marked
+
+
+def layer_of(node: onnx.NodeProto) -> str | None:
+    """The layer's name a mark carries; None for other nodes."""
+    from lwplugin.export.onnx_graph import attribute
+
+    if node.domain != DOMAIN or node.op_type != MARK:
+        return None
+    return str(attribute(node, "layer", b"").decode())
+
+
+@lowering(QuantConv1d, QuantConv2d)
+def _conv(graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme) -> list[onnx.NodeProto]:
+    nodes, weight = _weight(graph, name, layer)
+    inputs = [node.input[0], weight]
+    bias_nodes, bias = _bias(graph, name, layer, scheme)
+    attributes: dict[str, Any] = {
+        "kernel_shape": list(layer.kernel_size),
+        "strides": list(layer.stride),
+        "dilations": list(layer.dilation),
+        "group": layer.groups,
+        "pads": _pads(layer),
+    }
+    conv = make_node("Conv", [*inputs, *([bias] if bias else [])], node.output[0], **attributes)
+    return [*nodes, *bias_nodes, conv]
+
+
+@lowering(QuantLinear)
+def _linear(
+    graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
+) -> list[onnx.NodeProto]:
+    rank = graph.ranks.get(node.input[0])
+    if rank is None:
+        raise ExportError(
+            "The exported graph does not say how many dimensions a layer's input has",
+            got=f"layer '{name}'",
+            do="leave this layer in float with skip",
+        )
+    if rank == 2:
+        nodes, weight = _weight(graph, name, layer)
+        bias_nodes, bias = _bias(graph, name, layer, scheme)
+        inputs = [node.input[0], weight, *([bias] if bias else [])]
+        return [*nodes, *bias_nodes, make_node("Gemm", inputs, node.output[0], transB=1)]
+    nodes, weight = _weight(graph, name, layer, transposed=True)
+    if layer.bias is None:
+        return [*nodes, make_node("MatMul", [node.input[0], weight], node.output[0])]
+    product = f"{node.output[0]}_product"
+    bias = graph.constant(f"{name}.bias", layer.bias.numpy())
+    return [
+        *nodes,
+        make_node("MatMul", [node.input[0], weight], product),
+        make_node("Add", [product, bias], node.output[0]),
+    ]
+
+
+def _weight(
+    graph: GraphEditor, name: str, layer: QuantLayer, *, transposed: bool = False
+) -> tuple[list[onnx.NodeProto], str]:
+    """The int8 weight with its DequantizeLinear, per output channel; groups go through a reshape."""
+    integers = layer.integers().cpu().numpy()
+    scale = layer.scale.cpu().numpy()
+    out, groups = scale.shape
+    made = f"{name}.weight"
+    if groups > 1:
+        rows = integers.reshape(out * groups, -1)
+        shape = graph.constant(f"{name}.weight_shape", np.array(integers.shape, dtype=np.int64))
+        dequantize = _dequantize(graph, made, rows, scale.reshape(-1), axis=0, output=f"{made}_rows")
+        nodes = [dequantize, make_node("Reshape", [f"{made}_rows", shape], made)]
+        if transposed:
+            nodes.append(make_node("Transpose", [made], f"{made}_transposed", perm=[1, 0]))
+        return nodes, nodes[-1].output[0]
+    if transposed:
+        return [_dequantize(graph, made, integers.T, scale[:, 0], axis=1, output=made)], made
+    return [_dequantize(graph, made, integers, scale[:, 0], axis=0, output=made)], made
+
+
+def _dequantize(
+    graph: GraphEditor, name: str, integers: np.ndarray, scale: np.ndarray, *, axis: int, output: str
+) -> onnx.NodeProto:
+    inputs = [
+        graph.constant(f"{name}_quantized", integers),
+        graph.constant(f"{name}_scale", scale.astype(np.float32)),
+        graph.constant(f"{name}_zero_point", np.zeros(len(scale), dtype=integers.dtype)),
+    ]
+    return make_node("DequantizeLinear", inputs, output, axis=axis)
+
+
+def _bias(
+    graph: GraphEditor, name: str, layer: QuantLayer, scheme: Scheme
+) -> tuple[list[onnx.NodeProto], str | None]:
+    if layer.bias is None:
+        return [], None
+    values = layer.bias.cpu().numpy().astype(np.float64)
+    made = f"{name}.bias"
+    if not scheme.integer_bias or layer.activation_bits is None or layer.scale.shape[1] != 1:
+        return [], graph.constant(made, values.astype(np.float32))
+    lo, hi = layer.input_range.tolist()
+    step = np.float32(scheme.grid(lo, hi, layer.activation_bits).scale)
+    scale = step * layer.scale.cpu().numpy()[:, 0].astype(np.float32)
+    integers = np.rint(values / scale.astype(np.float64))
+    if np.abs(integers).max(initial=0) >= 2**31:
+        raise ExportError(
+            f"The bias of layer '{name}' does not fit 32 bits at its scale",
+            got=f"{float(np.abs(integers).max()):.3g}",
+            do="leave this layer in float with skip, or quantize again",
+        )
+    return [_dequantize(graph, made, integers.astype(np.int32), scale, axis=0, output=made)], made
+
+
+def _pads(layer: Any) -> list[int]:
+    if isinstance(layer.padding, str):
+        if layer.padding == "valid":
+            return [0] * 2 * len(layer.kernel_size)
+        total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return [*(t // 2 for t in total), *(t - t // 2 for t in total)]
+    return [*layer.padding, *layer.padding]

@@ -1,0 +1,216 @@
+"""Lowers quantized layers to explicit Q/DQ that ONNX Runtime turns into integer kernels from end to end.
+
+Every ranged tensor gets one Q/DQ pair, shared by all that read it, so that residual additions, pooling and
+concatenation stay in integers. An activation that only clips disappears into the rounding before it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lwplugin.errors import ExportError
+from lwplugin.export.onnx_graph import GraphEditor, attribute, make_node
+from lwplugin.export.onnx_layers import LOWERINGS, SCHEMES, Scheme, layer_of, mark, marked_layers
+from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["SCHEMES", "lower", "mark", "quantized_layers"]
+
+quantized_layers = marked_layers
+
+_PRODUCTS = ("Gemm", "MatMul")
+_INTEGER_WITH_RANGES = SAME_VALUES | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+
+
+def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onnx.ModelProto:
+    """Replace every marked layer and place Q/DQ pairs; changes and returns ``proto``.
+
+    Raises ExportError where a layer left no mark or its input has no range.
+    """
+    graph = GraphEditor(proto)
+    taken, given, kernels = _expand(graph, layers, scheme)
+    _average_over_space(graph)
+    ranges = known_ranges(graph, taken, given)
+    if not scheme.symmetric_activations:
+        _remove_clips(graph, ranges, kernels, scheme)
+    _place(graph, ranges, kernels, scheme)
+    return graph.finish()
+
+
+def _expand(
+    graph: GraphEditor, layers: dict[str, Any], scheme: Scheme
+) -> tuple[dict[str, Range], dict[str, Range], set[int]]:
+    """Marks → operators. Returns input ranges, output ranges, and the ids of the nodes with integer kernels."""
+    taken: dict[str, Range] = {}
+    given: dict[str, Range] = {}
+    kernels: set[int] = set()
+    seen: set[str] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        name = layer_of(node)
+        if name is None:
+            nodes.append(node)
+            continue
+        layer = layers[name]
+        if name in seen:
+            raise ExportError(
+                "A quantized layer is used twice in the graph", got=name, do="leave it in float with skip"
+            )
+        seen.add(name)
+        written = LOWERINGS[type(layer)](graph, node, name, layer, scheme)
+        nodes.extend(written)
+        if getattr(layer, "activation_bits", None) is not None:
+            source, output = node.input[0], node.output[0]
+            bounds: Range = tuple(layer.input_range.tolist())
+            taken[source] = union(taken[source], bounds) if source in taken else bounds
+            given[output] = tuple(layer.output_range.tolist())
+            kernels.update(id(made) for made in written if made.op_type in ("Conv", *_PRODUCTS))
+    missing = sorted(set(layers) - seen)
+    if missing:
+        raise ExportError(
+            "Quantized layers are not in the exported graph",
+            got=", ".join(missing[:5]),
+            do="leave layers that the forward pass does not call in float",
+        )
+    graph.nodes = nodes
+    return taken, given, kernels
+
+
+def _average_over_space(graph: GraphEditor) -> None:
+    """ReduceMean over all spatial axes → GlobalAveragePool, which has an integer kernel."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        rank = graph.ranks.get(node.input[0]) if node.input else None
+        axes = graph.value(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+        spatial = rank is not None and rank in (3, 4) and axes is not None
+        if node.op_type != "ReduceMean" or not spatial or rank is None or axes is None:
+            nodes.append(node)
+            continue
+        if sorted(int(axis) % rank for axis in np.asarray(axes).reshape(-1)) != list(range(2, rank)):
+            nodes.append(node)
+        elif attribute(node, "keepdims", 1):
+            nodes.append(make_node("GlobalAveragePool", [node.input[0]], node.output[0]))
+        else:
+            pooled = f"{node.output[0]}_pooled"
+            nodes.append(make_node("GlobalAveragePool", [node.input[0]], pooled))
+            nodes.append(make_node("Flatten", [pooled], node.output[0], axis=1))
+    graph.nodes = nodes
+
+
+def _remove_clips(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme) -> None:
+    """Drop Relu and Clip behind a kernel or an addition where rounding to the grid clips at the same place."""
+    producers, readers = graph.producers(), graph.readers()
+    kept: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        kept.append(node)
+        if node.op_type not in ("Relu", "Clip") or node.output[0] not in ranges:
+            continue
+        source, output = node.input[0], node.output[0]
+        producer = producers.get(source)
+        if producer is None or not (id(producer) in kernels or producer.op_type == "Add"):
+            continue
+        low, high = limits(graph, node)
+        lo, hi = ranges[output]
+        same_place = scheme.grid(lo, hi).zero_point == 0 and low == 0.0 and hi <= high * (1 + 1e-6)
+        if same_place and len(readers[source]) == 1 and source not in graph.outputs:
+            kept.pop()
+            producer.output[0] = output
+    graph.nodes = kept
+
+
+def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme) -> None:
+    """Decide which nodes compute in integers, then give their tensors one Q/DQ pair each."""
+    integer = _integer_nodes(graph, ranges, kernels)
+    producers, readers = graph.producers(), graph.readers()
+    pairs: dict[str, bool] = {}
+    for name in [*graph.inputs, *producers]:
+        if name not in ranges:
+            continue
+        producer = producers.get(name)
+        from_integer = producer is not None and id(producer) in integer
+        read_by_integer = any(_reads_as_data(node, name, integer) for node in readers[name])
+        # An integer product can hand over floats itself; a convolution or an addition cannot.
+        needed = producer is not None and from_integer and not _gives_float(producer)
+        if read_by_integer or needed:
+            pairs[name] = from_integer
+    nodes: list[onnx.NodeProto] = []
+    for name in graph.inputs:
+        if name in pairs:
+            nodes.extend(_pair(graph, name, ranges[name], scheme))
+    replaced = {name: f"{name}_dequantized" for name in pairs}
+    for node in graph.nodes:
+        for position, name in enumerate(node.input):
+            if name in pairs and (pairs[name] or _reads_as_data(node, name, integer)):
+                node.input[position] = replaced[name]
+        nodes.append(node)
+        for name in list(node.output):
+            if name not in pairs:
+                continue
+            if name in graph.outputs:
+                node.output[list(node.output).index(name)] = f"{name}_float"
+                nodes.extend(_pair(graph, name, ranges[name], scheme, source=f"{name}_float", target=name))
+                replaced[name] = name
+            else:
+                nodes.extend(_pair(graph, name, ranges[name], scheme))
+    graph.nodes = nodes
+
+
+def _integer_nodes(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int]) -> set[int]:
+    """Ids of nodes that run on integers: the layers, and what lies between them with all ranges known."""
+    readers = graph.readers()
+    integer: set[int] = set()
+    for node in reversed(graph.nodes):
+        output = node.output[0]
+        if id(node) in kernels:
+            integer.add(id(node))
+            continue
+        if node.op_type not in _INTEGER_WITH_RANGES or output not in ranges:
+            continue
+        data = [name for name in node.input if name and name not in graph.constants]
+        if node.op_type in ("Add", "Concat") and len(data) != len(node.input):
+            continue
+        if node.op_type in SAME_VALUES:
+            data = data[:1]
+        wanted = any(id(reader) in integer for reader in _behind_clips(readers, output))
+        if wanted and all(name in ranges for name in data):
+            integer.add(id(node))
+    return integer
+
+
+def _behind_clips(readers: dict[str, list[onnx.NodeProto]], name: str) -> list[onnx.NodeProto]:
+    found: list[onnx.NodeProto] = []
+    for node in readers.get(name, []):
+        found.extend(readers.get(node.output[0], []) if node.op_type in ("Relu", "Clip") else [node])
+    return found
+
+
+def _gives_float(node: onnx.NodeProto) -> bool:
+    return node.op_type in _PRODUCTS
+
+
+def _reads_as_data(node: onnx.NodeProto, name: str, integer: set[int]) -> bool:
+    return id(node) in integer and name in node.input
+
+
+def _pair(
+    graph: GraphEditor,
+    name: str,
+    bounds: Range,
+    scheme: Scheme,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+) -> list[onnx.NodeProto]:
+    grid = scheme.grid(*bounds)
+    dtype = np.int8 if scheme.symmetric_activations else np.uint8
+    scale = graph.constant(f"{name}_scale", np.array(grid.scale, dtype=np.float32))
+    zero = graph.constant(f"{name}_zero_point", np.array(grid.zero_point, dtype=dtype))
+    rounded = f"{name}_quantized"
+    return [
+        make_node("QuantizeLinear", [source or name, scale, zero], rounded),
+        make_node("DequantizeLinear", [rounded, scale, zero], target or f"{name}_dequantized"),
+    ]
