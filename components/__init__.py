@@ -29,7 +29,8 @@ STEPS = (
 
 def installed_steps() -> tuple[str, ...]:
     """The steps this installation has, in the order they usually run."""
-    return tuple(name for name in STEPS if find_spec(f"lwplugin.components.{name}") is not None)
+    specs = {name: find_spec(f"lwplugin.components.{name}") for name in STEPS}
+    return tuple(name for name, spec in specs.items() if spec is not None and spec.origin is not None)
 
 
 def step_named(name: str) -> Step:

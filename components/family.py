@@ -35,6 +35,6 @@ def examples(config: FamilyConfig | DataConfig) -> dict[str, Any]:
 @cache
 def _fingerprint(spec: str) -> str:
     # Several steps of a run ask about the same files; a run sees one state of them.
-    from lwplugin.data.fingerprint import fingerprint
+    from lwplugin.data import fingerprint
 
     return fingerprint(DataSpec.model_validate_json(spec))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import os
 import re
 import shutil
@@ -23,13 +24,17 @@ from typing import Any
 from lwplugin.errors import StoreError
 
 _KEY = re.compile(r"[0-9a-f]{16,64}")
+_MAP_FROM_BYTES = 2**20
 _log = logging.getLogger("lwplugin")
 
 
 def digest_file(path: str | Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if os.fstat(file.fileno()).st_size < _MAP_FROM_BYTES:
+            return hashlib.sha256(file.read()).hexdigest()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            return hashlib.sha256(view).hexdigest()
 
 
 def canonical_json(value: Any) -> str:

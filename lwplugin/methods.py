@@ -17,7 +17,8 @@ _ORDER = ("prune", "factorize", "distill", "quantize")
 
 def families() -> tuple[str, ...]:
     """The installed families, in the order they usually run. Imports none of them."""
-    return tuple(name for name in _ORDER if find_spec(f"lwplugin.{name}") is not None)
+    specs = {name: find_spec(f"lwplugin.{name}") for name in _ORDER}
+    return tuple(name for name, spec in specs.items() if spec is not None and spec.origin is not None)
 
 
 def methods(family: str) -> Mapping[str, Any]:

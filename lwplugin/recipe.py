@@ -96,7 +96,6 @@ class Register(_Block):
 
     alias: str = Field("light-{target}", description="alias of the new version; `{target}` is filled in")
     name: str | None = Field(None, min_length=1, description="registered model; default: the parent's own")
-    tags: dict[str, str] = Field(default_factory=dict, description="further tags of the version")
 
     @field_validator("alias")
     @classmethod
@@ -190,7 +189,7 @@ class Recipe(_Block):
 
     @property
     def digest(self) -> str:
-        """Same meaning, same digest: defaults count as if written out; comments, order and where it runs do not."""
+        """Of the meaning: defaults count as written out; comments, order and where it runs do not count."""
         where = {"resources", "tracking_uri"}
         return digest_json({key: value for key, value in self.document().items() if key not in where})
 

@@ -79,23 +79,29 @@ def run_plan(
     started: Callable[[PlannedStep], None] = lambda step: None,
     ended: Callable[[StepRun], None] = lambda run: None,
     again: Collection[str] = (),
+    steps: Callable[[str], Step] = step_named,
 ) -> RunResult:
     """Run every step in order; an error ends what depends on it and nothing else.
 
-    ``again`` holds ids of steps to run though the store has them.
+    ``again`` holds ids of steps to run though the store has them; ``steps`` finds a step by its name.
     """
     result = RunResult(plan)
     made: dict[str, Result] = {}
     for planned in plan.steps:
         started(planned)
-        run = _run(planned, made, store, progress, planned.id in again)
+        run = _run(planned, made, store, progress, planned.id in again, steps)
         result.steps.append(run)
         ended(run)
     return result
 
 
 def _run(
-    planned: PlannedStep, made: dict[str, Result], store: Store, progress: Progress, again: bool
+    planned: PlannedStep,
+    made: dict[str, Result],
+    store: Store,
+    progress: Progress,
+    again: bool,
+    steps: Callable[[str], Step],
 ) -> StepRun:
     absent = [source for source in planned.inputs.values() if source not in made]
     if absent:
@@ -104,7 +110,7 @@ def _run(
         return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {status}")
     began = time.perf_counter()
     try:
-        step = step_named(planned.step)
+        step = steps(planned.step)
         inputs: dict[str, Artifact] = {name: made[source] for name, source in planned.inputs.items()}
         done = execute(step, _config(step, planned), inputs, store, progress=progress, again=again)
     except Exception as error:  # the other targets still deserve their run

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lwplugin.recipe import Recipe, Target
-from lwplugin.registry.resolve import Resolved
+from lwplugin.registry import Resolved
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,19 @@ def _for_target(
         ),
         planned(
             "report",
-            {"target": target.model_dump(mode="json"), "recipe": recipe.document(), **shared},
-            {"parent": "pull", "light": light, "export": export, "comparison": measure, "verdict": gate},
+            {
+                "parent": version,
+                "target": target.model_dump(mode="json"),
+                "recipe": recipe.document(),
+                **shared,
+            },
+            {
+                "light": light,
+                "export": export,
+                "parent_export": parent_export,
+                "comparison": measure,
+                "verdict": gate,
+            },
         ),
     ]
     if recipe.register_ is not None:
@@ -154,6 +165,7 @@ def _for_target(
             "recipe_digest": recipe_digest,
             "recipe": recipe.document(),
             "tracking_uri": tracking_uri,
+            **shared,
         }
         inputs = {"light": light, "export": export, "comparison": measure, "verdict": gate, "report": report}
         steps.append(planned("register", config, inputs, only_if_passed=gate))

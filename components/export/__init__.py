@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import Field
@@ -28,11 +29,9 @@ def run(
 
     light = load(inputs["bundle"] / "bundle")
     data = load_data(config.data, config.task)
-    progress(f"export to {config.format}", 0, None)
-    export(light, data, format=config.format, path=output / "export")
-    price = cost(light.module, data.example(1))
-    totals = {"macs": price.macs, "params": price.params, "size_bytes": price.size_bytes}
-    (output / "cost.json").write_text(json.dumps(totals, indent=2) + "\n", encoding="utf-8")
+    export(light, data, format=config.format, path=output / "export", progress=progress)
+    price = asdict(cost(light.module, data.example(1)))
+    (output / "cost.json").write_text(json.dumps(price, indent=1) + "\n", encoding="utf-8")
 
 
 STEP = Step(

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lwplugin.components.step import Step, StepConfig
 from lwplugin.progress import Progress
-from lwplugin.registry.resolve import Resolved
+from lwplugin.registry import Resolved
 
 
 class Config(StepConfig):

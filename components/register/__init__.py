@@ -9,12 +9,13 @@ from typing import Any
 
 from pydantic import Field
 
-from lwplugin.components.step import Step, StepConfig
+from lwplugin.components.family import DataConfig, examples
+from lwplugin.components.step import Step
 from lwplugin.progress import Progress
-from lwplugin.registry.resolve import Resolved
+from lwplugin.registry import Resolved
 
 
-class Config(StepConfig):
+class Config(DataConfig):
     """Where the version goes and what it is called."""
 
     parent: Resolved
@@ -24,7 +25,6 @@ class Config(StepConfig):
     name: str | None = Field(None, description="registered model; default: the parent's own")
     recipe_digest: str
     recipe: dict[str, Any] = Field(default_factory=dict, description="becomes the run's params")
-    data_digest: str | None = None
     override: str | None = Field(None, description="reason to register against the verdict; recorded")
     tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
 
@@ -45,7 +45,7 @@ def run(
         params=config.recipe,
         target=config.target,
         recipe_digest=config.recipe_digest,
-        data_digest=config.data_digest,
+        data_digest=examples(config)["data"],
         name=config.name,
         alias=config.alias,
         threads=config.threads,

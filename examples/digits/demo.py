@@ -1,6 +1,6 @@
 """The main job on real input, from nothing: train, register, lighten, prove, register back, serve, compare.
 
-    python examples/digits/demo.py demo      # everything it makes lies in ./demo
+python examples/digits/demo.py demo      # everything it makes lies in ./demo
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def main() -> int:
 
     say(f"2. lwplugin run {os.path.relpath(RECIPE)}")
     command = [sys.executable, "-c", "from lwplugin.cli import main; main()", "run", str(RECIPE), "--json"]
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
     if not done.stdout:
         return done.returncode
     run = json.loads(done.stdout)

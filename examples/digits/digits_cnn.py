@@ -1,4 +1,4 @@
-"""A small convolutional network for 8×8 grey images: an ordinary model file, which knows nothing of lwplugin."""
+"""A small convolutional network for 8×8 grey images: an ordinary model file."""
 
 from __future__ import annotations
 

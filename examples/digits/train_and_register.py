@@ -1,6 +1,6 @@
 """Trains the digits network in seconds and registers it as models:/digits-cnn@champion, as any team would.
 
-    MLFLOW_TRACKING_URI=sqlite:///mlflow.db python train_and_register.py
+MLFLOW_TRACKING_URI=sqlite:///mlflow.db python train_and_register.py
 """
 
 from __future__ import annotations

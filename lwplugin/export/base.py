@@ -1,4 +1,4 @@
-"""What every export shares: the file with its description beside it, the formats there are, and the way in."""
+"""What every export shares: the file and its description, the formats there are, and the way in."""
 
 from __future__ import annotations
 
@@ -134,11 +134,15 @@ def load_exported(path: str | Path) -> Exported:
         document = json.loads((directory / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(
-            "Not a directory with an exported model", got=f"{directory} ({error})", do="export the model again"
+            "Not a directory with an exported model",
+            got=f"{directory} ({error})",
+            do="export the model again",
         ) from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise ExportError(
-            f"{DESCRIPTION} has an unknown schema", got=str(document)[:80], do="export again with this version"
+            f"{DESCRIPTION} has an unknown schema",
+            got=str(document)[:80],
+            do="export again with this version",
         )
     known = {"schema", "format", "file", "inputs", "output", "scheme", "digest"}
     try:
@@ -165,7 +169,9 @@ def load_exported(path: str | Path) -> Exported:
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{DESCRIPTION} is damaged", got=repr(error), do="export again") from error
     if file_digest(file) != exported.digest:
-        raise ExportError(f"{name} is not the file that was exported", got="another digest", do="export again")
+        raise ExportError(
+            f"{name} is not the file that was exported", got="another digest", do="export again"
+        )
     return exported
 
 

@@ -1,4 +1,4 @@
-"""An ONNX graph while it is being changed: who makes a tensor, who reads it, and adding nodes and constants."""
+"""An ONNX graph while it is being changed: who makes a tensor, who reads it, new nodes and constants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class GraphEditor:
         """Add an initializer; the same name must mean the same values."""
         from onnx import numpy_helper
 
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        # np.ascontiguousarray would turn a scalar into a vector, which runtimes do not fuse.
+        self.constants[name] = numpy_helper.from_array(np.array(values, order="C"), name)
         return name
 
     def value(self, name: str) -> np.ndarray | None:

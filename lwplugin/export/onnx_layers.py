@@ -1,7 +1,8 @@
 """How each quantized layer type is written in ONNX. Another layer type is one more `lowering`.
 
-While torch exports the model, every quantized layer stands as one node ``lwplugin::Layer`` that carries its name;
-afterwards the node is replaced by what its lowering writes. So no weight has to be recognised in the graph again.
+While torch exports the model, every quantized layer stands as one node ``lwplugin::Layer`` that carries its
+name; afterwards the node is replaced by what its lowering writes. So no weight has to be recognised in the
+graph again.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Scheme:
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""
-        return (AffineGrid.symmetric if self.symmetric_activations else AffineGrid.of_range)(lo, hi, bits=bits)
+        return (AffineGrid.symmetric if self.symmetric_activations else AffineGrid.of_range)(
+            lo, hi, bits=bits
+        )
 
     def describe(self, layers: dict[str, QuantLayer]) -> dict[str, Any]:
         """What ``export.json`` says about it."""
@@ -124,7 +127,9 @@ def layer_of(node: onnx.NodeProto) -> str | None:
 
 
 @lowering(QuantConv1d, QuantConv2d)
-def _conv(graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme) -> list[onnx.NodeProto]:
+def _conv(
+    graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
+) -> list[onnx.NodeProto]:
     nodes, weight = _weight(graph, name, layer)
     inputs = [node.input[0], weight]
     bias_nodes, bias = _bias(graph, name, layer, scheme)

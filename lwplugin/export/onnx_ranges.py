@@ -1,4 +1,4 @@
-"""Which tensors of a graph have a known range: the layers' own, carried through operators that keep values."""
+"""Which tensors of a graph have a known range: the layers' own, carried through what keeps values."""
 
 from __future__ import annotations
 
@@ -14,15 +14,25 @@ Range = tuple[float, float]
 
 # Operators whose output holds only values of their input: the same grid serves both sides exactly.
 SAME_VALUES = frozenset(
-    {"Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "MaxPool", "Identity", "DepthToSpace", "Slice"}
+    {
+        "Flatten",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "MaxPool",
+        "Identity",
+        "DepthToSpace",
+        "Slice",
+    }
 )
 
 
 def known_ranges(graph: GraphEditor, taken: dict[str, Range], given: dict[str, Range]) -> dict[str, Range]:
     """Ranges by tensor name.
 
-    ``taken`` are input ranges of layers, ``given`` output ranges; where a tensor has both, what is taken counts:
-    it was seen behind whatever the graph has fused.
+    ``taken`` are input ranges of layers, ``given`` output ranges; where a tensor has both, what is taken
+    counts: it was seen behind whatever the graph has fused.
     """
     known = dict(taken)
     readers = graph.readers()

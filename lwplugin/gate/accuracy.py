@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lwplugin.gate.evidence import Evidence, Floats, finite, is_right_or_wrong, number
-from lwplugin.gate.paired import p_beyond, p_within, paired_bounds
+from lwplugin.gate.paired import HALF_COUNT, p_beyond, p_within, paired_bounds, tango
 from lwplugin.gate.policy import Policy
 from lwplugin.gate.power import roughly_needed
 from lwplugin.gate.statistics import Bounds, clopper_pearson, holm, mean_bounds
@@ -53,6 +53,19 @@ class Pair:
             return (0.0, 1.0) if float(d.mean()) > -margin else (1.0, float(float(d.mean()) == -margin))
         t = (float(d.mean()) + margin) / spread
         return float(stats.t.sf(t, len(d) - 1)), float(stats.t.cdf(t, len(d) - 1))
+
+
+def _bounds_of(pairs: list[Pair], alphas: list[float], seed: int) -> list[Bounds]:
+    """Bounds of every pair at its own level; all proportions in one go."""
+    levels = [1.0 - alpha for alpha in alphas]
+    if not pairs or not all(pair.binary for pair in pairs):
+        return [pair.bounds(level=level, seed=seed) for pair, level in zip(pairs, levels, strict=True)]
+    gained, lost, n = np.array([pair.counts() for pair in pairs]).T
+    low, high = tango(gained, lost, n, level=levels, correction=HALF_COUNT)
+    return [
+        Bounds(estimate=float((g - lo) / m), low=float(a), high=float(b), level=level, n=int(m))
+        for g, lo, m, a, b, level in zip(gained, lost, n, low, high, levels, strict=True)
+    ]
 
 
 def check_metrics(evidence: Evidence, policy: Policy) -> list[Check]:
@@ -101,10 +114,15 @@ def _check_drop(pair: Pair, metric: str, margin: float, policy: Policy) -> Check
     bounds = pair.bounds(level=policy.confidence, seed=policy.seed) if pair.n > 1 else None
     if bounds is None or pair.n < policy.min_examples:
         return _check(
-            metric, "inconclusive", metric, bounds, -margin, pair.n,
+            metric,
+            "inconclusive",
+            metric,
+            bounds,
+            -margin,
+            pair.n,
             f"{pair.n} test examples, the gate needs {policy.min_examples}: add test data or lower "
             "gate.min_examples.",
-        )  # fmt: skip
+        )
     status, message = _judge_drop(pair, metric, bounds, margin)
     return _check(metric, status, metric, bounds, -margin, pair.n, message)
 
@@ -112,14 +130,14 @@ def _check_drop(pair: Pair, metric: str, margin: float, policy: Policy) -> Check
 def _judge_drop(pair: Pair, what: str, bounds: Bounds, margin: float) -> tuple[Status, str]:
     sure = f"at {bounds.level:.4g} confidence"
     if bounds.low >= -margin:
-        worst = f"at most {max(-bounds.low, 0.0):.4g} {sure}, within the margin of {margin:.4g}"
+        worst = f"at most {max(-bounds.low, 0.0):.3g} {sure}, within the margin of {margin:.4g}"
         return "pass", f"The drop of {what} is {worst}."
     if bounds.high < -margin:
         return "fail", (
-            f"The drop of {what} is at least {-bounds.high:.4g} {sure}, beyond the margin of {margin:.4g}."
+            f"The drop of {what} is at least {-bounds.high:.3g} {sure}, beyond the margin of {margin:.4g}."
         )
     return "inconclusive", (
-        f"The drop of {what} lies between {-bounds.high:.4g} and {-bounds.low:.4g} {sure}; the margin of "
+        f"The drop of {what} lies between {-bounds.high:.3g} and {-bounds.low:.3g} {sure}; the margin of "
         f"{margin:.4g} is in between. {_way_out(pair, margin, bounds)}"
     )
 
@@ -151,20 +169,28 @@ def _check_slices(evidence: Evidence, pair: Pair, metric: str, column: str, poli
     p_values = [parts[i].p_values(margin) for i in tested]
     within, within_levels = holm([p for p, _ in p_values], alpha=alpha)
     beyond, beyond_levels = holm([p for _, p in p_values], alpha=alpha)
+    lows = _bounds_of([parts[i] for i in tested], within_levels, policy.seed)
+    highs = _bounds_of([parts[i] for i in tested], beyond_levels, policy.seed)
     position = {i: k for k, i in enumerate(tested)}
     checks = []
     for i, (name, part) in enumerate(zip(names, parts, strict=True)):
         check_name, what = f"slice:{column}={name}:{metric}", f"{metric} where {column} is {name}"
         if i not in position:
-            checks.append(_check(
-                check_name, "inconclusive", metric, None, -margin, part.n,
-                f"Slice {column}={name} has {part.n} examples, the gate needs {policy.min_slice}: lower "
-                "gate.min_slice or add data.",
-            ))  # fmt: skip
+            checks.append(
+                _check(
+                    check_name,
+                    "inconclusive",
+                    metric,
+                    None,
+                    -margin,
+                    part.n,
+                    f"Slice {column}={name} has {part.n} examples, the gate needs {policy.min_slice}: lower "
+                    "gate.min_slice or add data.",
+                )
+            )
             continue
         k = position[i]
-        low = part.bounds(level=1.0 - within_levels[k], seed=policy.seed)
-        high = part.bounds(level=1.0 - beyond_levels[k], seed=policy.seed)
+        low, high = lows[k], highs[k]
         bounds = Bounds(estimate=low.estimate, low=low.low, high=high.high, level=low.level, n=part.n)
         status, message = _judge_drop(part, what, bounds, margin)
         # For proportions the bound and Holm's decision agree; a bootstrap bound may differ: both must hold.

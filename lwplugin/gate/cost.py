@@ -28,9 +28,16 @@ def _check_limit(evidence: Evidence, metric: str, limit: float, cost: Mapping[st
 
     def answer(status: Status, message: str) -> Check:
         return Check(
-            name=f"budget:{metric}", status=status, metric=metric, estimate=finite(estimate),
-            low=finite(low), high=finite(high), limit=limit, n=n, message=message,
-        )  # fmt: skip
+            name=f"budget:{metric}",
+            status=status,
+            metric=metric,
+            estimate=finite(estimate),
+            low=finite(low),
+            high=finite(high),
+            limit=limit,
+            n=n,
+            message=message,
+        )
 
     if estimate is None:
         return answer(*_why_missing(evidence.candidate, metric))
@@ -97,11 +104,18 @@ def check_speed(evidence: Evidence, policy: Policy) -> list[Check]:
     def answer(status: Status, message: str) -> list[Check]:
         return [
             Check(
-                name="speedup", status=status, metric="speedup", estimate=finite(estimate), low=finite(low),
-                high=finite(high), limit=least, n=None if n is None else int(n), message=message,
+                name="speedup",
+                status=status,
+                metric="speedup",
+                estimate=finite(estimate),
+                low=finite(low),
+                high=finite(high),
+                limit=least,
+                n=None if n is None else int(n),
+                message=message,
                 required=required,
             )
-        ]  # fmt: skip
+        ]
 
     if low is None or high is None:
         return answer("error", "The speed-up over the parent was not measured: measure both in one run.")

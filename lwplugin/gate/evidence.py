@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from lwplugin.artifact import digest_file
 from lwplugin.errors import GateError
 
 Floats = npt.NDArray[np.float64]
@@ -60,6 +61,13 @@ def read_evidence(comparison: object, scores: Arrays | Path | str | None = None)
         held = getattr(comparison, "scores", None)
         scores = held if isinstance(held, Mapping) else getattr(held, "arrays", None)
     content = _as_dict(comparison)
+    sealed = content.get("scores_digest")
+    if isinstance(scores, str | Path) and sealed is not None and digest_file(scores) != sealed:
+        raise GateError(
+            "The per-example scores do not belong to the comparison",
+            got=f"{scores} with another digest than recorded",
+            do="run the measure step again",
+        )
     arrays = _read_arrays(scores) if isinstance(scores, str | Path) else dict(scores or {})
     per_example = _check_lengths(
         {

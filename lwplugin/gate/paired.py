@@ -48,15 +48,22 @@ def score_statistic(
 
 
 def tango(
-    gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, *, level: float, correction: float = 0.0
+    gained: npt.ArrayLike,
+    lost: npt.ArrayLike,
+    n: npt.ArrayLike,
+    *,
+    level: npt.ArrayLike,
+    correction: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """One-sided lower and upper bounds of the difference, each at ``level``; broadcasts.
 
     The score interval of Tango 1998: all differences the score test does not reject. The two bounds
     together are a two-sided interval of level ``2 * level - 1``.
     """
-    g, lo, m = np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in (gained, lost, n)))
-    z = float(stats.norm.ppf(level))
+    g, lo, m, confidence = np.broadcast_arrays(
+        *(np.asarray(v, dtype=np.float64) for v in (gained, lost, n, level))
+    )
+    z = np.asarray(stats.norm.ppf(confidence), dtype=np.float64)
     estimate = (g - lo) / m
     # The statistic falls as the difference grows, so each bound is one crossing: bisection cannot miss it.
     inside, outside = estimate.copy(), np.full_like(estimate, -1.0)

@@ -39,9 +39,14 @@ def pass_probability(
     rest = n - gained - lost
     passes &= rest >= 0
     log_probability = (
-        gammaln(n + 1) - gammaln(gained + 1) - gammaln(lost + 1) - gammaln(np.maximum(rest, 0) + 1)
-        + _x_log_p(gained, p_gained) + _x_log_p(lost, p_lost) + _x_log_p(rest, 1 - discordance)
-    )  # fmt: skip
+        gammaln(n + 1)
+        - gammaln(gained + 1)
+        - gammaln(lost + 1)
+        - gammaln(np.maximum(rest, 0) + 1)
+        + _x_log_p(gained, p_gained)
+        + _x_log_p(lost, p_lost)
+        + _x_log_p(rest, 1 - discordance)
+    )
     return float(min(1.0, np.exp(log_probability, where=passes, out=np.zeros(passes.shape)).sum()))
 
 

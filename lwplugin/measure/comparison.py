@@ -40,6 +40,9 @@ class Comparison(Result):
         for is absent where there are none."""
         return self._scores
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Comparison) and self.model_dump() == other.model_dump()
+
     def with_scores(self, scores: dict[str, Array]) -> Comparison:
         self._scores = scores
         return self

@@ -24,7 +24,7 @@ PROCESS_WEIGHT = 4
 
 MAX_SAME_FILE = 0.10
 MAX_HALVES = 0.10
-MAX_DRIFT = 0.25
+MAX_DRIFT = 0.5
 MAX_DISTURBED = 0.5
 MAX_HALF_WIDTH = 0.15
 
@@ -104,10 +104,10 @@ def _process_half_width(models: Sequence[Floats], confidence: float) -> float:
 def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float) -> Noise:
     rounds = slow.shape[1]
     replicated = [model for model in (slow, fast) if len(model) > 1]
-    same_file = max((abs(_share(np.median(model[0] - model[1]))) for model in replicated), default=None)
+    same_file = max((_apart(np.median(model[0] - model[1])) for model in replicated), default=None)
     subject = slow.mean(0) - fast.mean(0) if len(fast) else slow.mean(0)
     half, third = rounds // 2, max(1, rounds // 3)
-    halves = abs(_share(np.median(subject[:half]) - np.median(subject[half:]))) if half else 0.0
+    halves = _apart(np.median(subject[:half]) - np.median(subject[half:])) if half else 0.0
     level = slow.mean(0)
     drift = _share(np.median(level[-third:]) - np.median(level[:third]))
     load = load_average()
@@ -134,3 +134,8 @@ def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float) -> Nois
 
 def _share(log_difference: float) -> float:
     return math.expm1(float(log_difference))
+
+
+def _apart(log_difference: float) -> float:
+    """By what share the larger exceeds the smaller."""
+    return math.expm1(abs(float(log_difference)))

@@ -15,7 +15,6 @@ from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
 
 _BATCH = 64
-_MAX_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -47,68 +46,84 @@ class Scored:
 
 
 def score(split: Any, task: Any, sides: list[Side], *, first: int, progress: Progress = silent) -> Scored:
-    """Score every example of a split; memory grows with the scores, not with the outputs.
+    """Score every example of a split; memory grows with a few numbers per example, not with the outputs.
 
     With two sides the second is compared with the first: ``agreement`` needs no labels. Without labels
-    there are no scores and no metrics. Metrics that need all outputs at once are given while these are small.
+    there are no scores and no metrics, except for a task that judges by the parent's outputs.
     """
     import torch
 
-    columns: dict[str, list[Array]] = {}
-    outputs: dict[str, list[Array]] = {side.name: [] for side in sides}
-    targets: list[Any] = []
-    batch_sizes = {side.name: side.score_batch for side in sides}
-    kept_bytes, keep_all, done = 0, True, 0
+    arrays = _Columns()
+    columns = {side.name: _Columns() for side in sides}
+    opening = {side.name: _Opening(first) for side in sides}
+    batches = {side.name: side.score_batch for side in sides}
+    done = 0
     for batch in split.batches(_BATCH):
         results = run_together(
             [
-                (side.worker, side.subject, feeds_of(batch.inputs, side.subject), batch_sizes[side.name])
+                (side.worker, side.subject, feeds_of(batch.inputs, side.subject), batches[side.name])
                 for side in sides
             ]
         )
-        columns.setdefault("ids", []).append(np.asarray(batch.ids, np.int64))
-        as_tensors = [torch.from_numpy(np.array(result)) for result in results]
-        for side, tensor in zip(sides, as_tensors):
-            columns.setdefault(f"{side.name}_predictions", []).append(np.asarray(task.predictions(tensor)))
-            if batch.targets is not None:
-                scores = np.asarray(task.scores(tensor, batch.targets), np.float64)
-                columns.setdefault(f"{side.name}_scores", []).append(scores)
+        outputs = [torch.from_numpy(np.array(result)) for result in results]
+        targets = batch.targets if task.needs_targets else outputs[0] if len(sides) == 2 else None
+        arrays.add(ids=np.asarray(batch.ids, np.int64))
+        for side, result, output in zip(sides, results, outputs):
+            opening[side.name].add(result)
+            arrays.add(**{f"{side.name}_predictions": np.asarray(task.predictions(output))})
+            if targets is not None:
+                columns[side.name].add(**task.per_example(output, targets))
         if len(sides) == 2:
-            same = np.asarray(task.agreement(as_tensors[1], as_tensors[0]), np.float64)
-            columns.setdefault("agreement", []).append(same)
-        kept_bytes += sum(result.nbytes for result in results)
-        same_shape = all(
-            not outputs[side.name] or outputs[side.name][0].shape[1:] == result.shape[1:]
-            for side, result in zip(sides, results)
-        )
-        keep_all = keep_all and same_shape and kept_bytes <= _MAX_KEPT_BYTES
-        if same_shape and (keep_all or done < first):
-            for side, result in zip(sides, results):
-                outputs[side.name].append(result)
-            if batch.targets is not None:
-                targets.append(batch.targets)
+            arrays.add(agreement=np.asarray(task.agreement(outputs[1], outputs[0]), np.float64))
         done += len(batch.ids)
         progress("score", done, len(split))
     if not done:
         raise MeasureError("The test split is empty", do="add test examples")
-    scored = Scored(n=done)
-    scored.arrays = {name: _joined(parts) for name, parts in columns.items()}
+    scored = Scored(arrays=arrays.joined(), n=done)
     for side in sides:
-        scored.first[side.name] = np.concatenate(outputs[side.name])[:first]
-        scores_of_side = scored.arrays.get(f"{side.name}_scores")
-        scored.metrics[side.name] = {}
-        if scores_of_side is not None:
-            if keep_all:
-                everything = torch.from_numpy(np.concatenate(outputs[side.name]))
-                scored.metrics[side.name] = dict(task.metrics(everything, torch.cat(targets)))
-            scored.metrics[side.name][task.metric] = float(scores_of_side.mean())
+        scored.first[side.name] = opening[side.name].joined()
+        judged = columns[side.name].joined()
+        scored.metrics[side.name] = dict(task.summarise(judged)) if judged else {}
+        if judged:
+            scored.arrays[f"{side.name}_scores"] = np.asarray(judged["score"], np.float64)
     for column, values in split.slices().items():
         scored.arrays[f"slice_{column}"] = _plain(np.asarray(values))
     return scored
 
 
-def _joined(parts: list[Array]) -> Array:
-    """Concatenated; predictions whose shape follows the batch (token sequences) are padded with -100."""
+class _Columns:
+    """Named arrays that grow batch by batch."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[Array]] = {}
+
+    def add(self, **arrays: Array) -> None:
+        for name, array in arrays.items():
+            self.parts.setdefault(name, []).append(array)
+
+    def joined(self) -> dict[str, Array]:
+        return {name: _concatenated(parts) for name, parts in self.parts.items()}
+
+
+class _Opening:
+    """The outputs of the first examples, as long as they have one shape."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.parts, self.held, self.open = count, list[Array](), 0, True
+
+    def add(self, outputs: Array) -> None:
+        self.open = self.open and self.held < self.count
+        self.open = self.open and (not self.parts or self.parts[0].shape[1:] == outputs.shape[1:])
+        if self.open:
+            self.parts.append(outputs)
+            self.held += len(outputs)
+
+    def joined(self) -> Array:
+        return np.concatenate(self.parts)[: self.count]
+
+
+def _concatenated(parts: list[Array]) -> Array:
+    """Predictions whose shape follows the batch (token sequences) are filled up with -100."""
     if len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
     widest = np.max([part.shape[1:] for part in parts], axis=0)

@@ -51,7 +51,7 @@ def simulate(
     for batch in data.test.head(min(examples, len(kernels))).batches(_BATCH):
         feeds = feeds_of(batch.inputs, side.subject)
         outputs += run_together([(side.worker, side.subject, feeds, side.score_batch)])
-        if batch.targets is not None:
+        if batch.targets is not None and data.task.needs_targets:
             targets.append(batch.targets)
     simulated = np.concatenate(outputs)
     parity = compare(kernels[: len(simulated)], simulated, what="simulation")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from lwplugin.errors import MeasureError
 
 _CHUNK_BYTES = 1 << 20
 
@@ -39,39 +35,27 @@ class Subject:
     def of(cls, exported: Any) -> Subject:
         """From an Exported, or from the directory an export wrote.
 
-        Raises MeasureError where the directory has no readable export.json or the file is missing.
+        Raises ExportError where the directory holds no export or the file has changed since.
         """
-        if isinstance(exported, cls):
-            return exported
-        directory = Path(exported) if isinstance(exported, str | Path) else Path(exported.path)
-        content = _read(directory / "export.json")
-        try:
-            subject = cls(
-                file=directory / content["file"],
-                format=str(content["format"]),
-                inputs=tuple(
-                    Input(
-                        name=str(entry["name"]),
-                        dtype=str(entry["dtype"]).removeprefix("torch."),
-                        shape=tuple(size if isinstance(size, int) else None for size in entry["shape"]),
-                    )
-                    for entry in content["inputs"]
-                ),
-                output=str(content["output"]),
-                scheme=content.get("scheme"),
-                digest=str(content["digest"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise MeasureError(
-                f"{directory / 'export.json'} is not an export's description",
-                got=f"{type(error).__name__}: {error}",
-                do="export the model again",
-            ) from error
-        if subject.file.resolve().parent != directory.resolve() or not subject.file.exists():
-            raise MeasureError(
-                f"The exported file is not in {directory}", got=subject.file.name, do="export the model again"
-            )
-        return subject
+        if isinstance(exported, str | Path):
+            from lwplugin.export import load_exported
+
+            exported = load_exported(exported)
+        return cls(
+            file=Path(exported.file),
+            format=str(exported.format),
+            inputs=tuple(
+                Input(
+                    name=name,
+                    dtype=str(spec["dtype"]).removeprefix("torch."),
+                    shape=tuple(size if isinstance(size, int) else None for size in spec["shape"]),
+                )
+                for name, spec in exported.inputs.items()
+            ),
+            output=str(exported.output),
+            scheme=exported.scheme or None,
+            digest=str(exported.digest),
+        )
 
     @property
     def fixed_batch(self) -> int | None:
@@ -94,13 +78,6 @@ class Subject:
         size = sum(len(packer.compress(chunk)) for chunk in self._chunks())
         return size + len(packer.flush())
 
-    def sha256(self) -> str:
-        """Of all parts in order."""
-        digest = hashlib.sha256()
-        for chunk in self._chunks():
-            digest.update(chunk)
-        return digest.hexdigest()
-
     def mentions(self, *operators: str) -> bool:
         """Whether any of these operator names stands in the file; ONNX keeps them as plain text."""
         wanted = [name.encode() for name in operators]
@@ -118,15 +95,3 @@ class Subject:
             with part.open("rb") as stream:
                 while chunk := stream.read(_CHUNK_BYTES):
                     yield chunk
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MeasureError(
-            "Cannot read an export's description", got=error, do="export the model first"
-        ) from error
-    if not isinstance(content, dict):
-        raise MeasureError(f"{path} is not an export's description", do="export the model again")
-    return content

@@ -25,10 +25,11 @@ from lwplugin.model.skeleton import Skeleton
 from lwplugin.settings import settings
 
 if TYPE_CHECKING:
-    from lwplugin.data import Inputs
     from lwplugin.model.cost import Cost
 
-SCHEMA = 1
+    from lwplugin.data import Inputs
+
+SCHEMA: Literal[1] = 1
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 ORIGIN_DIRECTORY = "origin"
@@ -141,7 +142,7 @@ class LightModel:
         weights = files.write(gathered.stored, directory / WEIGHTS_FILE)
         origin_files = {name: digest_file(file) for name, file in list_files(origin).items()}
         record = Record(
-            schema=SCHEMA,
+            schema_version=SCHEMA,
             source=self.source,
             task=self.task,
             signature=self.signature,
@@ -167,7 +168,8 @@ class LightModel:
         )
         parameters = sum(p.numel() for p in self.module.parameters())
         origin = self.source.uri if self.source else type(self.origin).__name__
-        return f"LightModel({type(self.module).__name__}, {parameters:,} parameters, {origin}, {steps or 'as built'})"
+        name = type(self.module).__name__
+        return f"LightModel({name}, {parameters:,} parameters, {origin}, {steps or 'as built'})"
 
 
 def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightModel:
@@ -191,8 +193,9 @@ def load(
 ) -> LightModel:
     """Reads a bundle: builds its origin, replays the changes, fills in every weight.
 
-    ``allow_pickle`` None means what LWPLUGIN_ALLOW_PICKLE says; ``expected_digest`` is what ``save`` returned.
-    Raises ModelError for any mismatch between the parts, and before anything of a changed origin is run.
+    ``allow_pickle`` None means what LWPLUGIN_ALLOW_PICKLE says; ``expected_digest`` is what ``save``
+    returned. Raises ModelError for any mismatch between the parts, and before anything of a changed origin
+    is run.
     """
     directory = Path(path)
     listing = _checked_listing(directory)
@@ -215,7 +218,7 @@ def load(
             raise ModelError(
                 "The origin builds another model than when the bundle was saved",
                 got=origin,
-                do="use the version of its code it was saved with; a constructor must not draw random numbers",
+                do="use the code version it was saved with; a constructor must not draw random numbers",
             )
         try:
             apply(record.changes, module, device="meta")
@@ -305,7 +308,7 @@ def _no_constant(text: str) -> float:
 
 
 def _integers_digest(skeleton: Skeleton) -> str:
-    """What a constructor decides besides tensors; torch's own layers are left out, as they gain attributes."""
+    """What a constructor decides besides tensors; torch's own layers gain attributes and are left out."""
     return digest_json(
         {
             name: {key: value for key, value in entry.attributes.items() if value is not None}

@@ -92,12 +92,13 @@ def _transformers(directory: Path, options: dict[str, Any], numbers: bool) -> nn
         )
     try:
         if numbers:
-            loaded = cls.from_pretrained(
+            loaded: Any = cls.from_pretrained(
                 str(place), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
             )
         else:
-            config = cls.config_class.from_pretrained(str(place), local_files_only=True)
-            loaded = build_uninitialised(lambda: cls._from_config(config))
+            from_config: Any = cls._from_config
+            config = transformers.AutoConfig.from_pretrained(str(place), local_files_only=True)
+            loaded = build_uninitialised(lambda: from_config(config))
     except Exception as error:
         raise ModelError(
             f"The transformers model {name} cannot be loaded",

@@ -23,8 +23,11 @@ ORIGIN_FILE = "origin.json"
 MODEL_DIRECTORY = "model"
 _MAX_JSON_BYTES = 2**20
 _NEVER_FACTORIES = frozenset(
-    "pip setuptools pkg_resources wheel numpy scipy pandas sklearn joblib cloudpickle dill mlflow IPython pytest "
-    "_pytest picklescan yaml jinja2 click rich requests urllib3 cffi numba sympy fsspec psutil".split()
+    {
+        *("pip", "setuptools", "pkg_resources", "wheel", "numpy", "scipy", "pandas", "sklearn", "joblib"),
+        *("cloudpickle", "dill", "mlflow", "IPython", "pytest", "_pytest", "picklescan", "yaml", "jinja2"),
+        *("click", "rich", "requests", "urllib3", "cffi", "numba", "sympy", "fsspec", "psutil"),
+    }
 )
 
 

@@ -116,7 +116,8 @@ def _set_integers(root: nn.Module, path: str, value: Integers) -> None:
     name, _, attribute = path.rpartition(".")
     holder = _find(root, name)
     present = integers(holder)
-    if attribute not in present:
+    other_kind = isinstance(present.get(attribute), int) == isinstance(value, list)
+    if attribute not in present or (other_kind and None not in (present[attribute], value)):
         raise ModelError(f"The changes set '{path}', which is no such integer of the origin", got=repr(value))
     kind = type(vars(holder)[attribute])
     as_before = isinstance(value, list) and kind in (tuple, torch.Size)

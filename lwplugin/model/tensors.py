@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,9 @@ _DTYPES: dict[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_OVERLAP_FROM_BYTES = 2**20
+_ALIGNMENT_BYTES = 64
+"""Of every allocation of torch: vector kernels add up in another order on unaligned memory."""
+_MAPPED_FROM_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,15 @@ def gather(module: nn.Module, names: Iterable[str]) -> Tensors:
         if first != name:
             tied[name] = first
             continue
-        if plain.dim() == 4 and not plain.is_contiguous():
-            if plain.is_contiguous(memory_format=torch.channels_last):
-                channels_last.append(name)
+        if _only_channels_last(plain):
+            channels_last.append(name)
         stored[name] = plain.cpu().resolve_conj().resolve_neg().contiguous()
     return Tensors(stored, tied, tuple(channels_last))
 
 
 def write(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
     """Writes a safetensors file; returns the sha256 of its bytes, computed while they are written."""
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT_BYTES != 0, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
@@ -94,21 +95,16 @@ def write(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT_BYTES)
     digest = hashlib.sha256()
     with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
         head = len(text).to_bytes(8, "little") + text
         _write_all(file.write, head)
-        digest.update(head)
+        pool.submit(digest.update, head)
         for name in order:
-            data = memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy())
-            if data.nbytes < _OVERLAP_FROM_BYTES:
-                digest.update(data)
-                _write_all(file.write, data)
-            else:  # hashing and writing both release the interpreter
-                hashed = pool.submit(digest.update, data)
-                _write_all(file.write, data)
-                hashed.result()
+            data = memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+            pool.submit(digest.update, data)  # in order, beside the writing: both release the interpreter
+            _write_all(file.write, data)
     return digest.hexdigest()
 
 
@@ -147,10 +143,7 @@ def fill(module: nn.Module, tensors: Tensors) -> None:
         if name in tensors.tied:
             value = placed[tensors.tied[name]]
         else:
-            channels_last = name in tensors.channels_last
-            value = torch.clone(
-                source, memory_format=torch.channels_last if channels_last else torch.contiguous_format
-            )
+            value = _owned(source, channels_last=name in tensors.channels_last)
         reusable = name not in tensors.tied and id(present) not in taken and present.is_leaf
         placed[name] = _set(holders[holder_name], attribute, present, value, reusable)
         taken.add(id(placed[name]))
@@ -186,6 +179,22 @@ def _check_names(expected: set[str], tensors: Tensors) -> None:
             raise ModelError(what, got=shown, do="copy the bundle again, or save it again")
 
 
+def _owned(source: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
+    """A tensor laid out as torch would allocate it. Large aligned ones stay mapped, copied when written to."""
+    if channels_last:
+        return source.contiguous(memory_format=torch.channels_last)
+    aligned = source.data_ptr() % _ALIGNMENT_BYTES == 0
+    return source if aligned and source.nbytes >= _MAPPED_FROM_BYTES else source.clone()
+
+
+def _only_channels_last(tensor: torch.Tensor) -> bool:
+    return (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:
     return found == wanted or (found.is_floating_point and wanted.is_floating_point)
 
@@ -208,7 +217,7 @@ def _set(
     return value
 
 
-def _write_all(write: object, data: bytes | memoryview) -> None:
+def _write_all(write: Callable[[memoryview], int], data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view.nbytes:
-        view = view[write(view) :]  # type: ignore[operator]
+        view = view[write(view) :]

@@ -10,8 +10,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _FILLS = frozenset(
-    "normal_ uniform_ trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ "
-    "orthogonal_ sparse_ log_normal_ exponential_ cauchy_ geometric_ bernoulli_ random_".split()
+    {
+        *("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_"),
+        *("xavier_uniform_", "xavier_normal_", "orthogonal_", "sparse_", "log_normal_"),
+        *("exponential_", "cauchy_", "geometric_", "bernoulli_", "random_"),
+    }
 )
 
 
@@ -45,7 +48,7 @@ def build_uninitialised(make: Callable[[], nn.Module]) -> nn.Module:
                 module = make()
             if torch.equal(before, torch.random.get_rng_state()):
                 return module
-        except Exception:  # noqa: S110 - the full build below raises again what is not our doing
-            pass
+        except Exception:
+            pass  # the full build below raises again what is not our doing
         torch.random.set_rng_state(before)
         return make()

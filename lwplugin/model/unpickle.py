@@ -54,7 +54,7 @@ def load_pickle(path: Path, *, allow_pickle: bool | None, code: Path | None = No
 
 def scan(path: Path) -> None:
     """Raises ModelError where a pickle in the file imports something that can run commands or read files."""
-    from picklescan.scanner import SafetyLevel, scan_file_path, scan_pickle_bytes
+    from picklescan.scanner import SafetyLevel, scan_file_path, scan_pickle_bytes  # type: ignore[import-untyped]
 
     logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are in our error
     try:
@@ -82,7 +82,7 @@ def scan(path: Path) -> None:
         raise ModelError(
             f"'{path.name}' is a pickle that may run commands, so it is not loaded",
             got=", ".join(bad) or "a damaged pickle",
-            do="define the model's class in an importable module (not a notebook or __main__) and log it again, "
+            do="define the model's class in an importable module (no notebook, no __main__) and log it again, "
             "or give a factory origin",
         )
 

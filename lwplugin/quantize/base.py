@@ -1,4 +1,4 @@
-"""What every quantization method shares: common options, the choice of layers, and the account of what was done."""
+"""What quantization methods share: common options, the choice of layers, the account of what was done."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Se
 
     Raises MethodError for a skip pattern that matches nothing and where no layer is left.
     """
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(QUANTIZABLE))}
+    layers: dict[str, nn.Module] = {
+        name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(QUANTIZABLE))
+    }
     order = _call_order(module, layers, batch)
     _check_patterns(config.skip, layers)
     owners = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
@@ -180,7 +182,7 @@ def weight_report(name: str, layer: Any, float_layer: Any) -> dict[str, Any]:
 
 
 def configure(method: Method, options: dict[str, Any]) -> QuantizeConfig:
-    """Options as the method's config; RecipeError naming the nearest known option, or what is wrong with one."""
+    """Options as the method's config; RecipeError names the nearest known option, or what is wrong."""
     known = method.config.model_fields
     for name in options:
         if name not in known:

@@ -1,4 +1,4 @@
-"""Bias correction: give back the mean that rounding took from every output channel (Nagel 2019, 1906.04721)."""
+"""Bias correction: give each output channel back the mean that rounding took (Nagel 2019, 1906.04721)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lwplugin.quantize.layers import QuantLayer, QuantLinear
 def correct_biases(reference: nn.Module, quantized: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
     """Shift each quantized layer's bias, in place, so that its mean output is the reference layer's.
 
-    Layers are corrected while the batch runs through them, so each sees inputs that the layers before it have
-    already corrected; further batches refine the estimate as a running mean. Memory does not grow with the stream.
-    Returns the largest absolute shift by layer name.
+    Layers are corrected while the batch runs through them, so each sees inputs that the layers before it
+    have already corrected; further batches refine the estimate as a running mean. Memory does not grow with
+    the stream. Returns the largest absolute shift by layer name.
     """
     layers = {name: layer for name, layer in quantized.named_modules() if isinstance(layer, QuantLayer)}
     shifts: dict[str, torch.Tensor] = {}

@@ -42,8 +42,8 @@ def observe(
 ) -> dict[str, LayerRanges]:
     """Input and output ranges of the named layers over a stream; memory does not grow with the stream.
 
-    Returned in the order of first call. A layer called twice has both calls in its ranges; one never called is
-    missing.
+    Returned in the order of first call. A layer called twice has both calls in its ranges; one never called
+    is missing.
     """
     observers: dict[str, tuple[Observer, Observer]] = {}
 

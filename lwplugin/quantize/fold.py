@@ -1,4 +1,4 @@
-"""Folds BatchNorm into the convolution or linear layer that feeds it: one layer to quantize instead of two."""
+"""Folds BatchNorm into the convolution or linear layer that feeds it: one layer to quantize, not two."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class Folding:
 def fold_batchnorm(module: nn.Module, inputs: Inputs) -> list[Folding]:
     """Folds every BatchNorm that directly follows a Conv1d, Conv2d or Linear; in place, BatchNorm → Identity.
 
-    Pairs are found by running ``inputs`` once and seeing which tensor goes where, so functional forwards work too.
-    What the hooks cannot see (the layer's raw output used elsewhere as well) is caught by comparing outputs: a fold
-    that changes them by more than 1e-4 of their largest value is not made. Returns the folds made.
+    Pairs are found by running ``inputs`` once and seeing which tensor goes where, so functional forwards
+    work too. What the hooks cannot see (the layer's raw output used elsewhere as well) is caught by
+    comparing outputs: a fold that changes them by more than 1e-4 of their largest value is not made.
+    Returns the folds made.
     """
     pairs = foldable(module, inputs)
     if not pairs:
@@ -48,7 +49,7 @@ def fold_batchnorm(module: nn.Module, inputs: Inputs) -> list[Folding]:
 
 @torch.no_grad()
 def foldable(module: nn.Module, inputs: Inputs) -> list[Folding]:
-    """Pairs (layer, BatchNorm) where one call's output tensor is the other's input, each called exactly once."""
+    """Pairs (layer, BatchNorm) where one's output tensor is the other's input, each called exactly once."""
     produced: dict[int, tuple[str, torch.Tensor]] = {}
     calls: Counter[str] = Counter()
     pairs: list[Folding] = []

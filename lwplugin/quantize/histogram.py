@@ -26,9 +26,9 @@ def finite_bounds(x: torch.Tensor) -> tuple[float, float]:
 class StreamingHistogram:
     """Counts of values in ``bins`` bins of equal width; the width doubles when a value falls outside.
 
-    Bin ``i`` holds [(first + i) * width, (first + i + 1) * width). Edges stay multiples of the width, so zero is
-    always an edge and doubling merges whole bins: nothing is smeared and the result does not depend on how the
-    stream is cut into batches, except for the width the first batch starts with.
+    Bin ``i`` holds [(first + i) * width, (first + i + 1) * width). Edges stay multiples of the width, so
+    zero is always an edge and doubling merges whole bins: nothing is smeared and the result does not depend
+    on how the stream is cut into batches, except for the width the first batch starts with.
     """
 
     def __init__(self, bins: int = 4096) -> None:
@@ -57,7 +57,7 @@ class StreamingHistogram:
         lo, hi = finite_bounds(flat)
         self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
         self._cover(lo, hi)
-        for part in flat.split(_CHUNK):
+        for part in torch.split(flat, _CHUNK):
             index = (part / self.width).floor_().to(torch.int64).sub_(self.first).clamp_(0, self.bins - 1)
             self.counts += torch.bincount(index, minlength=self.bins).to("cpu", torch.float64)
 

@@ -45,7 +45,7 @@ class Int8Config(QuantizeConfig):
         default=99.99,
         gt=50,
         le=100,
-        description="Share of values kept in range by the percentile calibrator.",
+        description="Percent of values the percentile calibrator keeps.",
     )
     weight_clip: WeightClip = Field(
         default="mse", description="Weight range per channel: the largest weight, or least squared error."

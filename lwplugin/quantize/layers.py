@@ -25,9 +25,9 @@ Range = tuple[float, float]
 class QuantLayer(nn.Module):
     """What all quantized layers share; ``weight_shape`` is [out, …] as the float layer has it.
 
-    Buffers: ``qweight`` (int8 for 8 bits, dense uint8 below), ``scale`` float32 [out, groups], ``bias`` float32
-    [out] or None, ``input_range`` and ``output_range`` float32 [2]. ``activation_bits`` None leaves activations in
-    float (weight-only) and the ranges unused.
+    Buffers: ``qweight`` (int8 for 8 bits, dense uint8 below), ``scale`` float32 [out, groups], ``bias``
+    float32 [out] or None, ``input_range`` and ``output_range`` float32 [2]. ``activation_bits`` None leaves
+    activations in float (weight-only) and the ranges unused.
     """
 
     qweight: torch.Tensor
@@ -251,19 +251,23 @@ def quantized_like(
     layer: nn.Module, *, weight_bits: int = 8, activation_bits: int | None = 8, group_size: int | None = None
 ) -> QuantLayer:
     """An empty quantized layer of the same shape, its bias copied; exactly the types in ``QUANTIZABLE``."""
-    widths = {"weight_bits": weight_bits, "activation_bits": activation_bits, "group_size": group_size}
+    widths: dict[str, Any] = {
+        "weight_bits": weight_bits,
+        "activation_bits": activation_bits,
+        "group_size": group_size,
+    }
     made: QuantLayer
     if type(layer) is nn.Linear:
-        made = QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, **widths)  # type: ignore[arg-type]
+        made = QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, **widths)
     elif type(layer) in QUANTIZABLE and isinstance(layer, nn.Conv1d | nn.Conv2d):
-        made = QUANTIZABLE[type(layer)](**conv_args(layer), bias=layer.bias is not None, **widths)  # type: ignore[arg-type]
+        made = QUANTIZABLE[type(layer)](**conv_args(layer), bias=layer.bias is not None, **widths)
     else:
         raise MethodError(
             "This layer type has no quantized form", got=type(layer).__name__, do="leave it in float"
         )
     if made.bias is not None:
         with torch.no_grad():
-            made.bias.copy_(layer.bias)  # type: ignore[arg-type]
+            made.bias.copy_(torch.as_tensor(layer.bias))
     return made.to(next(layer.parameters()).device).train(layer.training)
 
 
@@ -279,16 +283,16 @@ def _filled(layer: _F, source: QuantLayer) -> _F:
     return layer
 
 
-def conv_args(layer: nn.Module) -> dict[str, Any]:
+def conv_args(layer: Any) -> dict[str, Any]:
     """The shape arguments of a convolution, float or quantized, as JSON values."""
     padding = layer.padding
     return {
         "in_channels": layer.in_channels,
         "out_channels": layer.out_channels,
-        "kernel_size": list(layer.kernel_size),  # type: ignore[arg-type]
-        "stride": list(layer.stride),  # type: ignore[arg-type]
-        "padding": padding if isinstance(padding, str) else list(padding),  # type: ignore[arg-type]
-        "dilation": list(layer.dilation),  # type: ignore[arg-type]
+        "kernel_size": list(layer.kernel_size),
+        "stride": list(layer.stride),
+        "padding": padding if isinstance(padding, str) else list(padding),
+        "dilation": list(layer.dilation),
         "groups": layer.groups,
     }
 

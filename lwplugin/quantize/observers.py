@@ -1,4 +1,4 @@
-"""Range observers: watch a tensor over the calibration stream in fixed memory, then say which range to keep."""
+"""Range observers: watch a tensor over the calibration stream in fixed memory, then name a range."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MinMaxObserver:
 
 
 class PercentileObserver:
-    """Leaves (100 - percentile) percent of the values outside, split over the tails by where the values are."""
+    """Leaves (100 - percentile) percent of the values outside, half on each side of zero."""
 
     def __init__(self, percentile: float = 99.99) -> None:
         self.percentile = percentile
@@ -84,7 +84,7 @@ class MseObserver:
         self.histogram.update(x)
 
     def range(self) -> tuple[float, float]:
-        """Search over clipped ranges, each end on its own: first both ends together, then the lower end alone."""
+        """Search over clipped ranges: both ends together, then each end on its own."""
         hist = self.histogram
         lo, hi = _checked(hist.lo, hist.hi)
         shrink = torch.linspace(1.0, 0.05, _CANDIDATES, dtype=torch.float64)
@@ -101,7 +101,7 @@ class MseObserver:
         scale = ((hi - lo) / (self.levels - 1)).clamp_min(1e-12)[:, None]
         zero = (-lo[:, None] / scale).round()
         rounded = ((x / scale).round() + zero).clamp(0, self.levels - 1).sub(zero) * scale
-        # A value lies anywhere in its bin: within a level's half step that adds the same error to every candidate.
+        # Where a value lies within its bin adds nearly the same error to every candidate.
         error = ((x - rounded).square() * counts).sum(1)
         index = int(error.argmin())
         return float(lo[index]), float(hi[index])
@@ -144,8 +144,8 @@ def _clipped_divergence(
 ) -> torch.Tensor:
     """KL(reference || quantized) for each candidate range, [candidates]; both live on the fine bins.
 
-    The reference carries the clipped mass in its edge bins; the quantized one spreads each level's unclipped mass
-    evenly over that level's occupied bins.
+    The reference carries the clipped mass in its edge bins; the quantized one spreads each level's
+    unclipped mass evenly over that level's occupied bins.
     """
     inside = (centers[None] >= lo[:, None]) & (centers[None] <= hi[:, None])
     kept = counts[None] * inside

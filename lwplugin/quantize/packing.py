@@ -1,4 +1,4 @@
-"""Small signed integers at their true width: 2 to 7 bits each in a dense byte string, 8 bits as plain int8."""
+"""Small signed integers at their true width: 2 to 7 bits in a dense byte string, 8 bits as plain int8."""
 
 from __future__ import annotations
 

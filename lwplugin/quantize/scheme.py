@@ -15,7 +15,7 @@ from lwplugin.errors import MethodError
 
 ReduceRange = Literal["auto", "true", "false"] | bool
 
-# u8 activations times s8 weights, summed in pairs into 16 bits (vpmaddubsw): 2 * 255 * 64 still fits, 65 does not.
+# u8 times s8, summed in pairs into 16 bits (vpmaddubsw): 2 * 255 * 64 still fits, 65 does not.
 REDUCED_WEIGHT_LIMIT = 64
 
 
@@ -69,7 +69,7 @@ def needs_reduced_range(choice: ReduceRange) -> bool:
 
 @cache
 def has_dot_product_kernels() -> bool:
-    """True where 8-bit dot products accumulate in 32 bits (x86 VNNI or AMX, ARM); unknown x86 counts as not."""
+    """True where 8-bit products accumulate in 32 bits (x86 VNNI or AMX, ARM); unknown x86 counts as not."""
     if platform.machine().lower() not in {"x86_64", "amd64", "i686", "i386"}:
         return True
     return bool(cpu_flags() & {"avx_vnni", "avx512_vnni", "amx_int8"})
@@ -90,8 +90,8 @@ def cpu_flags() -> frozenset[str]:
 
 def sqnr_db(reference: torch.Tensor, quantized: torch.Tensor) -> float:
     """Signal to quantization noise in decibels; 200.0 where there is no noise at all."""
-    signal = float(reference.double().square().sum())
-    return decibels(signal, float((reference.double() - quantized.double()).square().sum()))
+    wanted, got = reference.detach().double(), quantized.detach().double()
+    return decibels(float(wanted.square().sum()), float((wanted - got).square().sum()))
 
 
 def decibels(signal: float, noise: float) -> float:

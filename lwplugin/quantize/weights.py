@@ -1,4 +1,4 @@
-"""Integer weights: a symmetric scale for every output channel (or group of its inputs), clipped where that pays."""
+"""Integer weights: one symmetric scale an output channel or group of inputs, clipped where it pays."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def channel_scales(
 ) -> torch.Tensor:
     """Symmetric scales, float32 [out, groups] (one group a channel by default).
 
-    ``max`` makes the largest weight representable; ``mse`` searches, for each group on its own, the clipped range
-    with the least squared rounding error (40 steps down to 0.4 of the largest weight).
+    ``max`` makes the largest weight representable; ``mse`` searches, for each group on its own, the clipped
+    range with the least squared rounding error (40 steps down to 0.4 of the largest weight).
     """
     rows = grouped(weight.detach().double(), group_size)
     largest = rows.abs().amax(-1)

@@ -22,6 +22,7 @@ VERDICT = "lwplugin.verdict"
 VERDICT_DIGEST = "lwplugin.verdict_digest"
 OVERRIDE = "lwplugin.override"
 UPLOADED = "lwplugin.uploaded"
+SUPERSEDED_BY = "lwplugin.superseded_by"
 
 _DATASET_DIGEST_LENGTH = 36
 _PARAM_LENGTH = 500

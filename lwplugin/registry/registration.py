@@ -20,7 +20,7 @@ from lwplugin.registry import lineage
 from lwplugin.registry.aliases import ROLLED_BACK_TAG, point
 from lwplugin.registry.connect import connected
 from lwplugin.registry.seal import parent_of, sealed_verdict
-from lwplugin.registry.upload import Upload, find_upload, upload
+from lwplugin.registry.upload import Upload, close_orphans, find_upload, upload
 from lwplugin.registry.versions import Resolved, quoted, resolve_with
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def register(
             progress("register", 1, 3)
             run_id, model_id = found
             version, created = _create(client, registered_name, run_id, model_id, tags, parent, target)
-            client.set_terminated(run_id, "FINISHED")
+            close_orphans(client, experiment, digest, f"models:/{registered_name}/{version}")
         progress("register", 2, 3)
         previous = _set_alias(client, registered_name, version, alias, recipe_digest) if alias else None
         progress("register", 3, 3)

@@ -47,6 +47,17 @@ def find_upload(client: MlflowClient, experiment: str, digest: str) -> tuple[str
     return None
 
 
+def close_orphans(client: MlflowClient, experiment: str, digest: str, version_uri: str) -> None:
+    """Ends the runs that crashed on the way to this version; MLflow would show them as running for ever."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return
+    wanted = f"tags.`{lineage.DIGEST}`='{digest}' and attributes.status='RUNNING'"
+    for run in client.search_runs([found.experiment_id], wanted):
+        client.set_tag(run.info.run_id, lineage.SUPERSEDED_BY, version_uri)
+        client.set_terminated(run.info.run_id, "KILLED")
+
+
 def upload(
     client: MlflowClient,
     content: Upload,
@@ -100,6 +111,7 @@ def upload(
             client.log_model_artifacts(logged.model_id, str(directory))
             client.finalize_logged_model(logged.model_id, "READY")
             client.set_tag(run_id, lineage.UPLOADED, logged.model_id)
+            client.set_terminated(run_id, "FINISHED")
         except BaseException:
             client.set_terminated(run_id, "FAILED")
             raise

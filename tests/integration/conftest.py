@@ -49,6 +49,8 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    # MLflow starts uvicorn by its bare name, as in an activated environment.
+    environment = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **environment}
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
@@ -88,6 +90,21 @@ def _quiet_mlflow() -> Iterator[None]:
         yield
 
 
+class Servers:
+    """What a test starts itself; fixtures, so that no test has to import another file of the tests."""
+
+    password = PASSWORD
+    free_port = staticmethod(free_port)
+    start = staticmethod(start)
+    wait_for = staticmethod(wait_for)
+    stop = staticmethod(stop)
+
+
+@pytest.fixture(scope="session")
+def servers() -> type[Servers]:
+    return Servers
+
+
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database; creating its tables takes seconds, copying it none."""
@@ -111,7 +128,9 @@ def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An empty database of a PostgreSQL started for this session."""
     if not POSTGRES.is_dir():
         if os.environ.get("LWPLUGIN_REQUIRE_SERVERS"):
-            pytest.fail(f"LWPLUGIN_REQUIRE_SERVERS is set and {POSTGRES} is missing: apt-get install postgresql")
+            pytest.fail(
+                f"LWPLUGIN_REQUIRE_SERVERS is set and {POSTGRES} is missing: apt-get install postgresql"
+            )
         pytest.skip(f"{POSTGRES} is missing: apt-get install postgresql")
     # Not under pytest's directory: the user postgres may not enter it.
     root = Path(subprocess.check_output(["mktemp", "-d", "/tmp/lwplugin-postgres-XXXXXX"], text=True).strip())
@@ -129,11 +148,22 @@ def postgres_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         log = str(root / "log")
         start_it = [*control, "-w", "-t", str(START_S), "-o", settings, "-l", log, "start"]
         subprocess.run(start_it, **quiet)  # type: ignore[call-overload]
-        createdb = [str(POSTGRES / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "mlflow"]
+        createdb = [
+            str(POSTGRES / "createdb"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-U",
+            "postgres",
+            "mlflow",
+        ]
         subprocess.run([*as_user, *createdb], **quiet)  # type: ignore[call-overload]
         yield f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/mlflow"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=False, cwd=root, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [*control, "-m", "immediate", "stop"], check=False, cwd=root, stdout=subprocess.DEVNULL
+        )
         shutil.rmtree(root, ignore_errors=True)
 
 

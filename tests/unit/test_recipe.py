@@ -53,9 +53,19 @@ def test_load_recipe_reads_a_file(tmp_path: Path) -> None:
     ("text", "line", "place", "hint"),
     [
         (GOOD.replace("model:", "modle:"), 1, "modle", "did you mean 'model'"),
-        (GOOD.replace("method: int8", "methd: int8"), 4, "compress[0].quantize.methd", "did you mean 'method'"),
+        (
+            GOOD.replace("method: int8", "methd: int8"),
+            4,
+            "compress[0].quantize.methd",
+            "did you mean 'method'",
+        ),
         (GOOD.replace("calibrator:", "calibrtor:"), 4, "compress[0].quantize.calibrtor", "'calibrator'"),
-        (GOOD.replace("size_bytes", "size_byte"), 6, "targets[0].budget.size_byte", "did you mean 'size_bytes'"),
+        (
+            GOOD.replace("size_bytes", "size_byte"),
+            6,
+            "targets[0].budget.size_byte",
+            "did you mean 'size_bytes'",
+        ),
         (GOOD.replace("max_drop", "maxdrop"), 7, "gate.maxdrop", "did you mean 'max_drop'"),
         (GOOD.replace("{source: digits}", "{source: digits, sed: 1}"), 2, "data.sed", "did you mean 'seed'"),
         (GOOD.replace("int8", "int9"), 4, "compress[0].quantize.method", "did you mean 'int8'"),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from lwplugin.data.sources import digits, fashion_mnist, image_folder, npz, parquet, python_function, text
 from lwplugin.data.sources.base import Source
+from lwplugin.data.sources.digits import SOURCE as DIGITS
+from lwplugin.data.sources.fashion_mnist import SOURCE as FASHION_MNIST
+from lwplugin.data.sources.image_folder import SOURCE as IMAGE_FOLDER
+from lwplugin.data.sources.npz import SOURCE as NPZ
+from lwplugin.data.sources.parquet import SOURCE as PARQUET
+from lwplugin.data.sources.python_function import SOURCE as _PYTHON_FUNCTION
+from lwplugin.data.sources.text import SOURCE as TEXT
 
 SOURCES: dict[str, Source] = {
-    source.name: source
-    for source in (
-        digits.SOURCE,
-        fashion_mnist.SOURCE,
-        npz.SOURCE,
-        parquet.SOURCE,
-        image_folder.SOURCE,
-        text.SOURCE,
-    )
+    source.name: source for source in (DIGITS, FASHION_MNIST, NPZ, PARQUET, IMAGE_FOLDER, TEXT)
 }
-"""Sources by the name a recipe gives them."""
+"""Sources by the name a recipe gives them; a name with a colon is ``module:function``."""
 
-PYTHON_FUNCTION = python_function.SOURCE
-"""The source of every name with a colon: ``module:function``."""
+PYTHON_FUNCTION: Source = _PYTHON_FUNCTION
 
 
 def source_named(name: str) -> Source | None:

@@ -8,15 +8,14 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import lwplugin
+from lwplugin.model.bundle import load
 from lwplugin import registry
-from tests.integration.conftest import PASSWORD, free_port, start, stop, wait_for
-from tests.integration.registry.conftest import METRICS, Digits, verdict
 
 BACKENDS = ["sqlite_uri", "server_uri", "postgres_uri", "postgres_server_uri"]
 PULL_ELSEWHERE = """
@@ -24,8 +23,8 @@ import sys
 from pathlib import Path
 from lwplugin import registry
 bundle = registry.pull(registry.resolve(sys.argv[1]), Path(sys.argv[2]))
-import lwplugin
-print(lwplugin.load(bundle).source.digest)
+from lwplugin.model.bundle import load
+print(load(bundle).source.digest)
 """
 
 
@@ -38,7 +37,10 @@ def test_pull_register_serve_and_pull_again(
     trained: torch.nn.Module,
     exported: Path,
     report: Path,
-    digits: Digits,
+    verdict: Callable[..., dict[str, Any]],
+    metrics: dict[str, float],
+    servers: Any,
+    digits: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -52,7 +54,7 @@ def test_pull_register_serve_and_pull_again(
     assert (parent.uri, parent.alias) == (f"models:/{name}/1", "champion")
     assert parent.model_id is not None
     bundle = registry.pull(parent, tmp_path / "pulled", tracking_uri=uri)
-    light = lwplugin.load(bundle)
+    light = load(bundle)
     x = torch.from_numpy(digits.images[:20])
     assert torch.equal(light.module(x), trained(x))
     assert light.source is not None
@@ -69,7 +71,7 @@ def test_pull_register_serve_and_pull_again(
         "target": "edge-cpu",
         "alias": "light-edge-cpu",
         "recipe_digest": "ab" * 32,
-        "metrics": METRICS,
+        "metrics": metrics,
         "params": {"compress": [{"prune": {"macs": 0.5}}]},
         "data_digest": "cd" * 32,
         "tracking_uri": uri,
@@ -81,7 +83,7 @@ def test_pull_register_serve_and_pull_again(
     assert registry.resolve(f"models:/{name}@light-edge-cpu", tracking_uri=uri).version == "2"
 
     client = mlflow.MlflowClient(uri)
-    assert [v.version for v in client.search_model_versions(f"name='{name}'")].__len__() == 2
+    assert len(client.search_model_versions(f"name='{name}'")) == 2
     assert made.tags["lwplugin.parent_version"] == parent.uri
     assert made.tags["lwplugin.parent_digest"] == light.source.digest
     assert made.tags["lwplugin.recipe_digest"] == "ab" * 32
@@ -89,15 +91,15 @@ def test_pull_register_serve_and_pull_again(
     assert made.tags["lwplugin.p50_ms"] == "0.21"
     run = client.get_run(made.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == METRICS
+    assert run.data.metrics == metrics
     assert run.data.params["compress.0.prune.macs"] == "0.5"
     assert [model.model_id for model in run.inputs.model_inputs] == [parent.model_id]
     assert [model.model_id for model in run.outputs.model_outputs] == [made.model_id]
     assert {entry.path for entry in client.list_artifacts(made.run_id, "report")} >= {"report/report.html"}
     assert [v.uri for v in registry.ancestors(made.uri, tracking_uri=uri)] == [made.uri, parent.uri]
-    everything = json.dumps([run.to_dictionary(), made.model_dump(), parent.model_dump()])
-    assert PASSWORD not in everything
-    assert PASSWORD not in "".join(p.read_text("utf-8", "ignore") for p in tmp_path.rglob("*.json"))
+    everything = json.dumps([run.to_dictionary(), made.model_dump(), parent.model_dump()], default=str)
+    assert servers.password not in everything
+    assert servers.password not in "".join(p.read_text("utf-8", "ignore") for p in tmp_path.rglob("*.json"))
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     served = mlflow.pyfunc.load_model(f"models:/{name}@light-edge-cpu")
@@ -109,7 +111,7 @@ def test_pull_register_serve_and_pull_again(
         served.predict(digits.images[:2, :, :4])
 
     second = registry.resolve(made.uri)
-    twice = lwplugin.load(registry.pull(second, tmp_path / "again"))
+    twice = load(registry.pull(second, tmp_path / "again"))
     assert torch.equal(twice.module(x), trained(x))
     assert twice.source is not None
     assert twice.source.uri == made.uri
@@ -120,7 +122,14 @@ def test_pull_register_serve_and_pull_again(
 
 @pytest.mark.slow
 def test_mlflow_models_serve_answers_a_request(
-    sqlite_uri: str, log_parent: Callable[..., str], exported: Path, digits: Digits, tmp_path: Path
+    sqlite_uri: str,
+    log_parent: Callable[..., str],
+    exported: Path,
+    verdict: Callable[..., dict[str, Any]],
+    metrics: dict[str, float],
+    servers: Any,
+    digits: Any,
+    tmp_path: Path,
 ) -> None:
     name = log_parent(sqlite_uri)
     parent = registry.resolve(f"models:/{name}@champion", tracking_uri=sqlite_uri)
@@ -132,14 +141,14 @@ def test_mlflow_models_serve_answers_a_request(
         verdict=verdict(exported),
         target="edge-cpu",
         recipe_digest="ab" * 32,
-        metrics=METRICS,
+        metrics=metrics,
         tracking_uri=sqlite_uri,
     )
-    port, log = free_port(), tmp_path / "serve.log"
+    port, log = servers.free_port(), tmp_path / "serve.log"
     command = f"-m mlflow models serve -m {made.uri} --env-manager local --host 127.0.0.1 --port {port}"
-    process = start([sys.executable, *command.split()], log, MLFLOW_TRACKING_URI=sqlite_uri)
+    process = servers.start([sys.executable, *command.split()], log, MLFLOW_TRACKING_URI=sqlite_uri)
     try:
-        wait_for(f"http://127.0.0.1:{port}/ping", process, log)
+        servers.wait_for(f"http://127.0.0.1:{port}/ping", process, log)
         asked = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations",
             data=json.dumps({"inputs": digits.images[:200].tolist()}).encode(),
@@ -148,6 +157,6 @@ def test_mlflow_models_serve_answers_a_request(
         with urllib.request.urlopen(asked, timeout=60) as answer:
             predictions = np.asarray(json.load(answer)["predictions"])
     finally:
-        stop(process)
+        servers.stop(process)
     assert predictions.shape == (200, 10)
     assert (predictions.argmax(1) == digits.labels[:200]).mean() > 0.8

@@ -23,7 +23,9 @@ class Config(StepConfig):
     where: str = "here"
 
 
-def write(config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress) -> None:
+def write(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
     before = "".join((path / "out.txt").read_text() for _, path in sorted(inputs.items()))
     (output / "out.txt").write_text(before + config.text)
 
@@ -122,7 +124,9 @@ def test_again_replaces_a_result(store: Store) -> None:
 
 
 def test_a_result_that_may_not_stand_is_replaced(store: Store) -> None:
-    unusable = replace(WRITE, run=lambda c, i, output, scratch, progress: _time(output), reusable=lambda path: False)
+    unusable = replace(
+        WRITE, run=lambda c, i, output, scratch, progress: _time(output), reusable=lambda path: False
+    )
     first = execute(unusable, Config(), {}, store)
     second = execute(unusable, Config(), {}, store)
     assert (first.hit, second.hit) == (False, False)
@@ -139,7 +143,9 @@ def _time(output: Path) -> None:
     (output / "time.txt").write_text(str(time.perf_counter_ns()))
 
 
-def _slow(config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress) -> None:
+def _slow(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
     with (Path(config.text) / "runs").open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(0.5)

@@ -19,15 +19,19 @@ def side(digest: str, *, metrics: dict[str, float], p50: float, size: int) -> di
         "compressed_bytes": size // 2,
         "load_ms": 4.0,
         "latency": {
-            "p50_ms": p50, "p50_low_ms": p50 * 0.98, "p50_high_ms": p50 * 1.02,
-            "p95_ms": p50 * 1.5, "p95_low_ms": p50 * 1.4, "p95_high_ms": p50 * 1.6,
+            "p50_ms": p50,
+            "p50_low_ms": p50 * 0.98,
+            "p50_high_ms": p50 * 1.02,
+            "p95_ms": p50 * 1.5,
+            "p95_low_ms": p50 * 1.4,
+            "p95_high_ms": p50 * 1.6,
             "n": 400,
         },
         "peak_memory_bytes": 60_000_000,
         "energy": {"state": "unavailable", "joules_per_inference": None, "reason": "no energy counter"},
         "parity": {"max_abs_error": 1e-4, "sqnr_db": 38.0, "n": 64},
         "metrics": metrics,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

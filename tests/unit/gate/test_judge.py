@@ -33,7 +33,8 @@ def test_a_good_candidate_passes_with_its_numbers(make: Make) -> None:
     verdict = judge(make(n=2000, lost=4, gained=3))
     assert (verdict.status, verdict.exit_code, verdict.passed) == ("pass", 0, True)
     check = check_of(verdict, "accuracy")
-    assert check.low < check.estimate == pytest.approx(-0.0005) < check.high
+    assert check.low < check.estimate < check.high
+    assert check.estimate == pytest.approx(-0.0005)
     assert (check.limit, check.n) == (-0.01, 2000)
     assert check.low >= -0.01
 
@@ -281,6 +282,10 @@ def test_the_directory_of_a_comparison_is_enough(make: Make, tmp_path: Path) -> 
     (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     np.savez(tmp_path / "scores.npz", **scores)
     assert gate(tmp_path, POLICY) == judge((comparison, scores))
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison | {"scores_digest": "0" * 64}))
+    with pytest.raises(GateError, match="do not belong to the comparison"):
+        gate(tmp_path, POLICY)
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     (tmp_path / "scores.npz").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(GateError, match="cannot be read"):
         gate(tmp_path, POLICY)

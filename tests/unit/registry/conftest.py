@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
-def write_export(directory: Path, *, batch: str | int = "batch", two_inputs: bool = False, kind: str = "onnx") -> Path:
+def write_export(
+    directory: Path, *, batch: str | int = "batch", two_inputs: bool = False, kind: str = "onnx"
+) -> Path:
     """output = reshape(input) @ WEIGHT, input [batch, 2, 2]; or output = left + right, both [batch, 3]."""
     directory.mkdir(parents=True)
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, 3])

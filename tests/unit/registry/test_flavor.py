@@ -26,7 +26,11 @@ print(sorted({"torch", "lwplugin", "onnxruntime"} & set(sys.modules)))
 
 def test_serving_needs_neither_torch_nor_lwplugin(make_export: Make, tmp_path: Path) -> None:
     flavor.save_model(tmp_path / "model", exported=make_export())
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": "sqlite:///:memory:"}
+    environment = {
+        **os.environ,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_TRACKING_URI": "sqlite:///:memory:",
+    }
     command = [sys.executable, "-c", SERVE, str(tmp_path / "model")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -45,7 +49,9 @@ def test_the_loader_module_of_the_package_serves_too(make_export: Make) -> None:
     assert served.predict(np.ones((2, 2, 2), np.float32)).shape == (2, 3)
 
 
-def test_a_format_without_runtime_is_refused_before_anything_is_written(make_export: Make, tmp_path: Path) -> None:
+def test_a_format_without_runtime_is_refused_before_anything_is_written(
+    make_export: Make, tmp_path: Path
+) -> None:
     with pytest.raises(RegistryError, match="Format 'tflite' cannot be served"):
         flavor.save_model(tmp_path / "model", exported=make_export(kind="tflite"))
     assert not (tmp_path / "model").exists()

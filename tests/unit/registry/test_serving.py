@@ -53,7 +53,9 @@ def test_two_inputs(make_export: Make, as_kind: str) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
-def test_any_number_of_rows_in_batches(make_export: Make, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_rows_in_batches(
+    make_export: Make, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LWPLUGIN_SERVE_BATCH", str(batch))
     np.testing.assert_allclose(ExportedModel(make_export(), {}).predict(X), EXPECTED, rtol=1e-5)
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from lwplugin.data import from_arrays
 
 FEATURES, CLASSES = 16, 4
 
@@ -94,3 +98,69 @@ def classifier(
     else:
         nodes.append(helper.make_node("Identity", [last], ["output"]))
     return graph_model(nodes, weights, [batch, FEATURES], [batch, CLASSES])
+
+
+def conv_int8(*, weight_bits: int, seed: int = 3) -> onnx.ModelProto:
+    """A u8s8 Q/DQ convolution with large weights of one sign, whose pairs of products overflow 16 bits on
+    kernels without VNNI when the weights have 8 bits; then a mean and a linear layer."""
+    rng = np.random.default_rng(seed)
+    channels = 32
+    float_weight = rng.uniform(0.6, 1.0, (channels, 8, 3, 3)) * rng.choice([-1, 1], (channels, 1, 1, 1))
+    top = 2 ** (weight_bits - 1) - 1
+    scale = np.abs(float_weight).max() / top
+    weights = {
+        "x_scale": np.array(1 / 255, np.float32),
+        "x_zero": np.array(0, np.uint8),
+        "w_q": np.clip(np.round(float_weight / scale), -top, top).astype(np.int8),
+        "w_scale": np.array(scale, np.float32),
+        "w_zero": np.array(0, np.int8),
+        "y_scale": np.array(0.6, np.float32),
+        "y_zero": np.array(128, np.uint8),
+        "head": rng.standard_normal((channels, CLASSES)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "x_scale", "x_zero"], ["x_q"]),
+        helper.make_node("DequantizeLinear", ["x_q", "x_scale", "x_zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w_q", "w_scale", "w_zero"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y_float"]),
+        helper.make_node("QuantizeLinear", ["y_float", "y_scale", "y_zero"], ["y_q"]),
+        helper.make_node("DequantizeLinear", ["y_q", "y_scale", "y_zero"], ["y"]),
+        helper.make_node("GlobalAveragePool", ["y"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "head"], ["output"]),
+    ]
+    return graph_model(nodes, weights, ["N", 8, 8, 8], ["N", CLASSES])
+
+
+@pytest.fixture(scope="session")
+def build() -> SimpleNamespace:
+    """The builders of this file."""
+    return SimpleNamespace(
+        classifier=classifier,
+        conv_int8=conv_int8,
+        examples=examples,
+        graph_model=graph_model,
+        write=write_export,
+    )
+
+
+@pytest.fixture(scope="session")
+def short() -> dict[str, Any]:
+    """Options of a quick measurement."""
+    return {"min_seconds": 0.15, "max_seconds": 0.6, "processes": 1, "timeout_s": 60.0}
+
+
+@pytest.fixture(scope="session")
+def data() -> Any:
+    return from_arrays(test=examples(150))
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("exports")
+    return {
+        "slow": write_export(root / "slow", classifier(hidden=256, repeats=16)),
+        "fast": write_export(root / "fast", classifier(hidden=256, repeats=4)),
+        "nan": write_export(root / "nan", classifier(poison=2.0)),
+        "fixed": write_export(root / "fixed", classifier(batch=4), batch=4),
+    }

@@ -1,0 +1,109 @@
+"""report: everything a run made for a target → one HTML page, a model card and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from lwplugin.components.family import DataConfig, examples
+from lwplugin.components.step import Step
+from lwplugin.progress import Progress
+from lwplugin.registry import Resolved
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lwplugin.data import Data
+    from lwplugin.gate import Verdict
+
+_IMAGES = 24
+
+
+class Config(DataConfig):
+    """What the page is about."""
+
+    parent: Resolved
+    target: dict[str, Any] = Field(description="the recipe's target")
+    recipe: dict[str, Any] = Field(description="the whole recipe, as it was carried out")
+
+
+def run(
+    config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
+) -> None:
+    import yaml
+
+    from lwplugin.data import load as load_data
+    from lwplugin.gate import load_verdict
+    from lwplugin.measure import load_comparison
+    from lwplugin.report import ReportInputs, write_report
+
+    progress("report", 0, None)
+    light = _read(inputs["light"] / "bundle" / "model.json")
+    comparison, verdict = load_comparison(inputs["comparison"]), load_verdict(inputs["verdict"])
+    images, ids = _flipped(load_data(config.data, config.task), verdict)
+    report = ReportInputs(
+        name=config.parent.name,
+        parent={"name": config.parent.name, "version": config.parent.version, **(light["source"] or {})},
+        candidate=_read(inputs["export"] / "export" / "export.json"),
+        history=light["history"],
+        cost_before=_read(inputs["parent_export"] / "cost.json"),
+        cost_after=_read(inputs["export"] / "cost.json"),
+        comparison=comparison,
+        scores=comparison.scores,
+        verdict=verdict,
+        recipe=yaml.safe_dump(_brief(config.recipe), sort_keys=False, allow_unicode=True),
+        target=config.target,
+        flips_images=images,
+        flips_image_ids=ids,
+    )
+    write_report(report, output)
+
+
+def _flipped(data: Data, verdict: Verdict) -> tuple[np.ndarray | None, list[int]]:
+    """Pictures [n, c, h, w] of examples that changed sides, those that were lost first, and their ids."""
+    import numpy as np
+    import torch
+
+    flips, split = verdict.flips, data.test
+    if flips is None or split is None:
+        return None, []
+    wanted = list(dict.fromkeys([*flips.lost_ids, *flips.gained_ids, *flips.changed_ids]))[:_IMAGES]
+    found: dict[int, np.ndarray] = {}
+    for batch in split.batches(256):
+        pictures = batch.inputs
+        if not isinstance(pictures, torch.Tensor) or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+            return None, []
+        for row, example in enumerate(batch.ids.tolist()):
+            if example in wanted:
+                found[example] = pictures[row].numpy()
+        if len(found) == len(wanted):
+            break
+    kept = [example for example in wanted if example in found]
+    return (np.stack([found[example] for example in kept]), kept) if kept else (None, [])
+
+
+def _brief(document: Any) -> Any:
+    """Without what was left out of the recipe and has no default: readable."""
+    if isinstance(document, dict):
+        return {key: _brief(value) for key, value in document.items() if value not in (None, {}, [])}
+    return [_brief(item) for item in document] if isinstance(document, list) else document
+
+
+def _read(file: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return document
+
+
+STEP = Step(
+    name="report",
+    config=Config,
+    inputs=("light", "export", "parent_export", "comparison", "verdict"),
+    run=run,
+    summary="Draw what a run made for a target: HTML page, model card, JSON.",
+    packages=("matplotlib",),
+    context=examples,
+)

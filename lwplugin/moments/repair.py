@@ -1,0 +1,189 @@
+"""Repair after a cut: in network order, every layer's remaining weights are solved against the parent's response.
+
+One forward pass of the smaller model repairs it whole: before a layer runs, its inputs (which already come from
+repaired layers) and the parent's response at the same rows give its new weights in closed form; then it runs with
+them. Errors do not pile up, no label is used, and the cost is linear in the depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, call, take
+from lwplugin.moments.moments import Moments
+from lwplugin.moments.rows import (
+    Rows,
+    groups_of,
+    inputs_of,
+    responses_of,
+    sample_rows,
+    supports,
+    weight_rows,
+)
+from lwplugin.moments.solve import solve
+from lwplugin.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class LayerRepair:
+    """What a repair did to one layer: relative squared error of its response before and after the solve."""
+
+    name: str
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True)
+class Response:
+    """The parent's response at the sampled rows of one layer, [rows, outputs of the parent]."""
+
+    rows: Rows
+    values: Tensor
+
+
+def parent_responses(
+    parent: nn.Module, inputs: Inputs, names: list[str], *, rows_per_input: int = 16, seed: int = 0
+) -> dict[str, Response]:
+    """Run the parent once and keep what each named layer answers, at enough rows to solve for its weights.
+
+    Layers called more than once in a forward pass are left out: one set of weights has several answers.
+    """
+    found: dict[str, Response] = {}
+    calls: dict[str, int] = {}
+    valid = attention_mask(inputs)
+
+    def keep(name: str, layer: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            wanted = max(8192, rows_per_input * weight_rows(layer).shape[-1])
+            rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
+            found[name] = Response(rows, responses_of(layer, output, rows).clone())
+
+        return hook
+
+    handles = [(layer := parent.get_submodule(n)).register_forward_hook(keep(n, layer)) for n in names]
+    try:
+        with torch.no_grad():
+            call(parent, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: response for name, response in found.items() if calls[name] == 1}
+
+
+def attention_mask(inputs: Inputs) -> Tensor | None:
+    """Which tokens are real, bool [examples, tokens], where the inputs say so."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+    return mask.bool() if mask is not None and mask.ndim == 2 else None
+
+
+def repair(
+    module: nn.Module,
+    inputs: Inputs,
+    responses: dict[str, Response],
+    kept_outputs: dict[str, Tensor],
+    *,
+    ridge: float = 1e-3,
+    progress: Progress = silent,
+) -> list[LayerRepair]:
+    """Solve, in place and in the order of the forward pass, the weights of every layer named in ``responses``.
+
+    Args:
+        module: the smaller model, same layer names as the parent.
+        inputs: the same examples, in the same order, as the parent answered.
+        kept_outputs: for layers whose outputs were cut, the parent's output indices that remain (int64).
+    """
+    norms = _norms_after(module, inputs, set(responses))
+    done: list[LayerRepair] = []
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(layer: nn.Module, args: Any) -> None:
+            response = responses[name]
+            values = response.values
+            if name in kept_outputs:
+                values = values[:, kept_outputs[name].to(values.device)]
+            done.append(_solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge))
+            progress("repair", len(done), len(responses))
+
+        return hook
+
+    with torch.no_grad(), _hooks(module, {name: before(name) for name in responses if supports(module.get_submodule(name))}):
+        call(module, inputs)
+    return done
+
+
+def _solve_layer(
+    name: str, layer: nn.Module, x: Tensor, rows: Rows, values: Tensor, norm: nn.Module | None, ridge: float
+) -> LayerRepair:
+    weight = weight_rows(layer)
+    groups, outputs, width = weight.shape
+    moments = Moments.zeros(groups, width, outputs)
+    features = inputs_of(layer, x, rows)
+    moments.add(features, values)
+    bias = layer.bias
+    offset = bias is not None or norm is not None
+    solution = solve(moments, weight, offset=offset, ridge=ridge)
+    answered = torch.einsum("rgk,gok->rgo", features.float(), weight.float()).reshape(len(features), -1)
+    if isinstance(bias, Tensor):
+        answered = answered + bias
+    energy = float(solution.energy.sum()) or 1.0
+    before = float((answered - values).square().mean(0).sum()) / energy
+    owner = layer.weight
+    assert isinstance(owner, Tensor)
+    owner.data.copy_(solution.weight.reshape(owner.shape))
+    if solution.offset is not None:
+        constant = solution.offset.reshape(-1)
+        if isinstance(bias, Tensor):
+            bias.data.copy_(constant)
+        elif norm is not None:
+            # Without a bias the constant goes where the next norm subtracts its mean.
+            norm.running_mean.sub_(constant.to(norm.running_mean))  # type: ignore[operator, union-attr]
+    return LayerRepair(name, before, float(solution.error.sum()) / energy)
+
+
+def _norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:
+    """For each layer without a bias, the batch norm that reads its output and nothing else before it."""
+    produced: dict[int, str] = {}
+    kept_alive: list[Tensor] = []
+    found: dict[str, nn.Module] = {}
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
+            produced[id(output)] = name
+            kept_alive.append(output)
+
+        return hook
+
+    def entering(norm: nn.Module, args: Any) -> None:
+        if id(args[0]) in produced:
+            found[produced[id(args[0])]] = norm
+
+    handles = [module.get_submodule(n).register_forward_hook(after(n)) for n in names]
+    handles += [
+        layer.register_forward_pre_hook(entering)
+        for layer in module.modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
+    ]
+    try:
+        with torch.no_grad():
+            call(module, take(inputs, 1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextmanager
+def _hooks(module: nn.Module, hooks: dict[str, Callable[[nn.Module, Any], None]]) -> Iterator[None]:
+    handles = [module.get_submodule(name).register_forward_pre_hook(hook) for name, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,98 @@
+"""A layer as a matrix product: its inputs and responses as rows, sampled where a convolution has too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = nn.Conv1d | nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a layer's matrix product are used: flat (example × position) indices, int64 [rows]."""
+
+    index: Tensor
+    positions: int
+    """Positions per example (output pixels, tokens)."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def supports(layer: nn.Module) -> bool:
+    """Whether a layer's moments can be taken: exactly torch's Linear, Conv1d, Conv2d or a subclass of them."""
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear)
+
+
+def groups_of(layer: nn.Module) -> int:
+    """Independent blocks of the product: the groups of a convolution, 1 for a linear layer."""
+    return int(layer.groups) if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 1
+
+
+def weight_rows(layer: nn.Module) -> Tensor:
+    """The weight as [groups, outputs per group, inputs per group × kernel]; a view."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().reshape(groups_of(layer), weight.shape[0] // groups_of(layer), -1)
+
+
+def sample_rows(
+    layer: nn.Module, response: Tensor, wanted: int, *, seed: int, valid: Tensor | None = None
+) -> Rows:
+    """Choose up to ``wanted`` rows of a layer's ``response``, evenly over examples, at positions drawn by ``seed``.
+
+    ``valid`` (bool [examples, positions]) leaves out positions that are padding.
+    """
+    examples = response.shape[0]
+    positions = response[0, 0].numel() if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else response[0].numel() // response.shape[-1]
+    total = examples * positions
+    generator = torch.Generator().manual_seed(seed)
+    if valid is not None and valid.numel() == total:
+        allowed = torch.nonzero(valid.reshape(-1).cpu(), as_tuple=True)[0]
+    elif total <= wanted:
+        return Rows(torch.arange(total), positions)
+    else:
+        each = max(1, wanted // examples)
+        drawn = torch.randint(positions, (examples, each), generator=generator)
+        return Rows((drawn + torch.arange(examples)[:, None] * positions).reshape(-1), positions)
+    if len(allowed) > wanted:
+        allowed = allowed[torch.randperm(len(allowed), generator=generator)[:wanted]]
+    return Rows(allowed, positions)
+
+
+def inputs_of(layer: nn.Module, x: Tensor, rows: Rows) -> Tensor:
+    """The chosen input rows of a layer, [rows, groups, inputs per group × kernel]."""
+    index = rows.index.to(x.device)
+    if isinstance(layer, nn.Linear):
+        return x.reshape(-1, x.shape[-1])[index][:, None, :]
+    if isinstance(layer, nn.Conv1d):
+        x = x[:, :, None, :]
+        kernel, stride, padding, dilation = ((1, layer.kernel_size[0]), (1, layer.stride[0]),
+                                             (0, layer.padding[0]), (1, layer.dilation[0]))  # fmt: skip
+    else:
+        assert isinstance(layer, nn.Conv2d)
+        kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation  # type: ignore[assignment]
+    padded = F.pad(x, (int(padding[1]), int(padding[1]), int(padding[0]), int(padding[0])))
+    width = (padded.shape[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    example, position = index // rows.positions, index % rows.positions
+    top, left = (position // width) * stride[0], (position % width) * stride[1]
+    patch = padded.new_empty((len(index), padded.shape[1], kernel[0], kernel[1]))
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            patch[:, :, i, j] = padded[example, :, top + i * dilation[0], left + j * dilation[1]]
+    return patch.reshape(len(index), groups_of(layer), -1)
+
+
+def responses_of(layer: nn.Module, y: Tensor, rows: Rows) -> Tensor:
+    """The chosen rows of a layer's response, [rows, outputs]."""
+    index = rows.index.to(y.device)
+    if isinstance(layer, nn.Linear):
+        return y.reshape(-1, y.shape[-1])[index]
+    flat = y.flatten(2)
+    return flat[index // rows.positions, :, index % rows.positions]

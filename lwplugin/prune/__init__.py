@@ -1,0 +1,69 @@
+"""Remove channels, heads and hidden units: every method scores units, the rest of the family is shared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.progress import Progress, silent
+from lwplugin.prune import magnitude, reconstruct, taylor
+from lwplugin.prune.base import Method, PruneConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+
+METHODS: dict[str, Method] = {m.METHOD.name: m.METHOD for m in (reconstruct, taylor, magnitude)}
+
+__all__ = ["METHODS", "Method", "PruneConfig", "prune"]
+
+
+def prune(
+    model: nn.Module | LightModel,
+    data: Data,
+    *,
+    method: str = "reconstruct",
+    progress: Progress = silent,
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> LightModel:
+    """Prune a model to a budget; returns a new light model and leaves the argument untouched.
+
+    Args:
+        method: one of ``METHODS``.
+        checkpoint: directory in which a fine-tuning keeps its state, to go on from after a crash.
+        options: the method's options; one of ``macs`` or ``params`` (fraction that stays) is needed.
+
+    Raises:
+        RecipeError: an unknown method or option.
+        MethodError: nothing can be pruned, the budget cannot be met, or the model collapsed.
+    """
+    from lwplugin.model.bundle import light
+
+    if method not in METHODS:
+        raise RecipeError("Unknown pruning method", got=repr(method), do=did_you_mean(method, METHODS))
+    chosen = METHODS[method]
+    return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)
+
+
+def configure(method: Method, options: dict[str, Any]) -> PruneConfig:
+    """The method's options, checked.
+
+    Raises:
+        RecipeError: an unknown option (naming the nearest known one) or a value out of range.
+    """
+    known = method.config.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError(f"Unknown option of {method.name}: '{name}'", do=did_you_mean(name, known))
+    try:
+        return method.config(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"]) or "options"
+        raise RecipeError(f"Option {place} of {method.name} is not valid", got=first.get("input"), do=first["msg"]) from None

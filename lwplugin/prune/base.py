@@ -1,0 +1,255 @@
+"""What every pruning method shares: the options, the cut, the repair, the fine-tuning and the record of it all.
+
+A method only says how much each unit matters. The dependency graph, the selection under the budget, the surgery,
+the closed-form repair, the norm recalibration and the fine-tuning are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, concatenate, take
+from lwplugin.errors import MethodError
+from lwplugin.model.graph import Graph, Removal, trace
+from lwplugin.model.surgery import cut
+from lwplugin.moments.repair import LayerRepair, parent_responses, repair
+from lwplugin.moments.rows import supports
+from lwplugin.progress import Progress
+from lwplugin.prune.explain import explain
+from lwplugin.prune.finetune import FinetuneOptions, finetune
+from lwplugin.prune.select import Budget, Importance, Limits, select
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+
+
+class PruneConfig(FinetuneOptions):
+    """Options of every structured pruning method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    macs: float | None = Field(None, gt=0, le=1, description="Fraction of the multiply-accumulates that stays.")
+    params: float | None = Field(None, gt=0, le=1, description="Fraction of the parameters that stays.")
+    ranking: Literal["global", "per_layer"] = Field(
+        "global", description="Compare units across layers, or take the same fraction from each layer."
+    )
+    skip: tuple[str, ...] = Field((), description="Layers (dotted names, * allowed) whose channels all stay.")
+    min_kept: float = Field(0.1, gt=0, le=1, description="Smallest fraction of a layer that stays.")
+    round_to: int | None = Field(
+        None, ge=1, description="Channel counts in multiples of this; by default 8, less for narrow layers."
+    )
+    repair: bool = Field(True, description="Solve the remaining weights in closed form after the cut; no labels.")
+    repair_examples: int = Field(1024, ge=1, description="Calibration examples the repair looks at.")
+    recalibrate: bool = Field(True, description="Recompute batch-norm statistics after the cut.")
+    seed: int = Field(0, description="Seed of every random choice.")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneConfig:
+        if (self.macs is None) == (self.params is None):
+            raise ValueError("give exactly one budget: macs or params (the fraction that stays, e.g. macs: 0.5)")
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """The one budget given."""
+        return Budget("macs", self.macs) if self.macs is not None else Budget("params", self.params or 1.0)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.min_kept, self.round_to)
+
+
+Scorer = Callable[[nn.Module, Graph, "Data", Any, Progress], Importance]
+"""(module, graph, data, config, progress) → importance of every unit."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One pruning method: a name, its options, how it scores units."""
+
+    name: str
+    config: type[PruneConfig]
+    score: Scorer
+    summary: str
+
+    def run(
+        self, model: LightModel, data: Data, config: Any, progress: Progress, checkpoint: Path | None = None
+    ) -> LightModel:
+        """Score, cut, repair, fine-tune; a new light model."""
+        return run(self, model, data, config, progress, checkpoint)
+
+
+def run(
+    method: Method, model: LightModel, data: Data, config: PruneConfig, progress: Progress, checkpoint: Path | None
+) -> LightModel:
+    """The one way every structured method runs."""
+    from lwplugin.model.bundle import HistoryEntry
+
+    parent = model.copy_module()
+    example = data.example(2)
+    progress("dependency graph", 0, None)
+    graph = trace(parent, example)
+    if not graph.groups:
+        raise MethodError(
+            "Nothing in this model can be pruned",
+            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5]),
+            do="use quantize or factorize instead",
+        )
+    importance = method.score(parent, graph, data, config, progress)
+    _check(importance, graph)
+    removed = select(
+        graph, importance, config.budget, config.limits, ranking=config.ranking, fixed=skipped(graph, config.skip)
+    )
+    module = model.copy_module()
+    cut(module, graph, removed)
+    repairs = restore(parent, module, graph, removed, data, config, progress)
+    trained = finetune(module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress)
+    agreement = _agreement(parent, module, data, config)
+    if agreement is not None and agreement < config.collapse:
+        raise MethodError(
+            "Pruning collapsed the model",
+            got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
+            do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+        )
+    metrics = {
+        "macs": graph.macs(removed),
+        "macs_before": graph.macs(),
+        "params": float(graph.params(removed)),
+        "params_before": float(graph.params()),
+        **({} if agreement is None else {"agreement": agreement}),
+        **trained,
+    }
+    entry = HistoryEntry(
+        step="prune",
+        method=method.name,
+        config=config.model_dump(mode="json"),
+        metrics=metrics,
+        seed=config.seed,
+        details=explain(parent, graph, removed, importance, repairs),
+    )
+    return model.evolve(module, entry)
+
+
+def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
+    """Groups that a pattern keeps whole.
+
+    Raises:
+        MethodError: a pattern that names no layer of the model.
+    """
+    names = {layer for g in graph.groups for layer in g.name.split(", ")} | set(graph.left_alone)
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise MethodError(
+                f"skip names no prunable layer: '{pattern}'", do=f"use one of {', '.join(sorted(names)[:12])}"
+            )
+    return [
+        g.index for g in graph.groups if any(fnmatch(n, p) for n in g.name.split(", ") for p in patterns)
+    ]
+
+
+def restore(
+    parent: nn.Module,
+    module: nn.Module,
+    graph: Graph,
+    removed: Removal,
+    data: Data,
+    config: PruneConfig,
+    progress: Progress,
+) -> list[LayerRepair]:
+    """Repair a cut module in closed form, then recalibrate its norms, as the options ask."""
+    done: list[LayerRepair] = []
+    if config.repair:
+        inputs = repair_inputs(module, data, config.repair_examples)
+        names = [name for name, layer in module.named_modules() if supports(layer)]
+        progress("parent responses", 0, None)
+        responses = parent_responses(parent, inputs, names, seed=config.seed)
+        done = repair(module, inputs, responses, kept_outputs(graph, removed, names), progress=progress)
+    if config.recalibrate:
+        from lwplugin.training.recalibrate import recalibrate_batchnorm
+
+        recalibrate_batchnorm(module, data.need("calibration"))
+    return done
+
+
+def kept_outputs(graph: Graph, removed: Removal, names: list[str]) -> dict[str, Tensor]:
+    """For layers that lost outputs, the indices of those that remain."""
+    mask = graph.alive(removed)
+    kept = {}
+    for name in names:
+        weight = f"{name}.weight"
+        indices = graph.kept(weight, mask)[0] if weight in graph.dims else None
+        if indices is not None:
+            kept[name] = torch.from_numpy(indices)
+    return kept
+
+
+def repair_inputs(module: nn.Module, data: Data, wanted: int) -> Inputs:
+    """Up to ``wanted`` calibration inputs, fewer where their activations would not fit in about 2 GiB."""
+    split = data.need("calibration")
+    first = next(split.batches(1))
+    largest = _largest_activation_bytes(module, take(first.inputs, 1))
+    count = max(16, min(wanted, len(split), int(512 * 2**20 / max(largest, 1))))
+    parts, held = [], 0
+    for batch in split.batches(min(count, 256)):
+        parts.append(take(batch.inputs, count - held))
+        held += min(len(batch), count - held)
+        if held >= count:
+            break
+    return concatenate(parts)
+
+
+def _largest_activation_bytes(module: nn.Module, inputs: Inputs) -> int:
+    from lwplugin.data.batch import call
+
+    largest = 0
+
+    def hook(layer: nn.Module, args: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel() * output.element_size())
+
+    handles = [layer.register_forward_hook(hook) for layer in module.modules()]
+    try:
+        with torch.no_grad():
+            call(module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest
+
+
+def _agreement(parent: nn.Module, module: nn.Module, data: Data, config: PruneConfig) -> float | None:
+    """Share of calibration examples that both answer alike."""
+    if data.calibration is None:
+        return None
+    from lwplugin.data.evaluation import predict
+
+    split = data.calibration.head(min(len(data.calibration), 512))
+    new = predict(module, split, data.task)
+    if not np.isfinite(new).all():
+        raise MethodError("The pruned model's outputs are not finite", do="keep more of it, or lower the learning rate")
+    old = predict(parent, split, data.task)
+    return float(data.task.agreement(new, old).mean())
+
+
+def _check(importance: Importance, graph: Graph) -> None:
+    for group, scores in zip(graph.groups, importance, strict=True):
+        if len(scores) != len(group) or not np.isfinite(scores).all():
+            raise MethodError(
+                f"The importance of '{group.name}' is not usable",
+                got=f"{int((~np.isfinite(scores)).sum())} of {len(group)} units not finite",
+                do="check the model and the calibration examples for NaN or infinite values",
+            )
+
+
+__all__ = ["Method", "PruneConfig", "run"]

@@ -1,0 +1,87 @@
+"""What a pruning removed, from where and why, as plain data for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lwplugin.model.graph import Graph, Removal
+from lwplugin.moments.repair import LayerRepair
+from lwplugin.prune.select import Importance
+
+
+def explain(
+    parent: nn.Module, graph: Graph, removed: Removal, importance: Importance, repairs: Sequence[LayerRepair]
+) -> dict[str, Any]:
+    """JSON: ``layers`` before and after, ``removed`` units per group with their importance, ``left_alone``, ``repair``."""
+    return {
+        "layers": _layers(parent, graph, removed),
+        "removed": _removed(graph, removed, importance),
+        "left_alone": [{"name": name, "reason": reason} for name, reason in graph.left_alone.items()],
+        "repair": [
+            {"name": r.name, "error_before": round(r.error_before, 6), "error_after": round(r.error_after, 6)}
+            for r in repairs
+        ],
+    }
+
+
+def _layers(parent: nn.Module, graph: Graph, removed: Removal) -> list[dict[str, Any]]:
+    mask = graph.alive(removed)
+    macs_before, macs_after = _macs_by_layer(graph, np.ones_like(mask)), _macs_by_layer(graph, mask)
+    rows = []
+    for path, layer in parent.named_modules():
+        names = [f"{path}.{name}" if path else name for name, _ in layer.named_parameters(recurse=False)]
+        names = [name for name in names if name in graph.shapes]
+        if not names:
+            continue
+        before = {name: list(graph.shapes[name]) for name in names}
+        after = {
+            name: [s if d is None else int(mask[d].sum()) for s, d in zip(before[name], graph.dims[name], strict=True)]
+            for name in names
+        }
+        rows.append(
+            {
+                "name": path or "(model)",
+                "type": type(layer).__name__,
+                "params_before": int(sum(np.prod(s) for s in before.values())),
+                "params_after": int(sum(np.prod(s) for s in after.values())),
+                "macs_before": macs_before.get(path, 0.0),
+                "macs_after": macs_after.get(path, 0.0),
+                "shape_before": before[names[0]],
+                "shape_after": after[names[0]],
+            }
+        )
+    return rows
+
+
+def _macs_by_layer(graph: Graph, mask: np.ndarray) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for contraction in graph.contractions:
+        if contraction.parameter is None:
+            continue
+        layer = contraction.parameter.rpartition(".")[0]
+        living = np.prod([float(mask[roots].sum()) for roots in contraction.dims])
+        found[layer] = found.get(layer, 0.0) + contraction.constant * float(living) / graph.batch
+    return found
+
+
+def _removed(graph: Graph, removed: Removal, importance: Importance) -> list[dict[str, Any]]:
+    rows = []
+    for group in graph.groups:
+        units = list(removed.get(group.index, ()))
+        scores = importance[group.index]
+        rows.append(
+            {
+                "name": group.name,
+                "unit_channels": group.width,
+                "units_before": len(group),
+                "units_after": len(group) - len(units),
+                "removed": units,
+                "importance": [float(f"{s:.4g}") for s in scores],
+                "importance_lost": float(f"{float(np.sum(scores[units])) / max(float(np.sum(scores)), 1e-30):.4g}"),
+            }
+        )
+    return rows

@@ -1,0 +1,137 @@
+"""Which units to remove under a budget: the cheapest importance per unit of cost, in legal numbers.
+
+Pure functions over a dependency graph and one importance per unit; every pruning method ends here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lwplugin.errors import MethodError
+from lwplugin.model.graph import Graph, Group
+
+Importance = Sequence[npt.NDArray[np.float64]]
+"""For each group of a graph, what removing each unit is thought to cost; comparable across groups."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most this fraction of the cost may stay."""
+
+    kind: Literal["macs", "params"]
+    kept: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a selection may do to one group."""
+
+    floor: float
+    """Smallest fraction of a group that stays."""
+    multiple: int | None
+    """Channel counts end up in multiples of this; None: 8, or less for narrow layers."""
+
+
+def multiple_for(group: Group, limits: Limits) -> int:
+    """Units of a group to keep a multiple of, so that its channels are one the kernels like.
+
+    By itself 8 for layers of 32 channels and more, 4 from 16, 2 from 8: a coarser step would leave a narrow layer
+    hardly a choice.
+    """
+    channels = len(group) * group.width
+    wanted = limits.multiple
+    if wanted is None:
+        wanted = next((m for m in (8, 4, 2) if channels >= 4 * m), 1)
+    return max(1, wanted // int(np.gcd(wanted, group.width)))
+
+
+def kept_count(group: Group, wanted: int, limits: Limits) -> int:
+    """The legal number of units nearest to ``wanted``: above the floor, in multiples, at most all."""
+    size, multiple = len(group), multiple_for(group, limits)
+    if multiple >= size:
+        multiple = 1
+    least = max(1, int(np.ceil(limits.floor * size)))
+    least = min(size, -(-least // multiple) * multiple)
+    near = int(round(wanted / multiple)) * multiple
+    return size if wanted >= size else min(size, max(least, near))
+
+
+def select(
+    graph: Graph,
+    importance: Importance,
+    budget: Budget,
+    limits: Limits,
+    *,
+    ranking: Literal["global", "per_layer"] = "global",
+    fixed: Sequence[int] = (),
+) -> dict[int, list[int]]:
+    """Group → units to remove so that at most ``budget.kept`` of the cost stays, losing the least importance.
+
+    Globally, units go in the order of importance per cost saved (the Lagrangian of the knapsack); per layer, every
+    group loses the same fraction. ``fixed`` groups stay whole.
+
+    Raises:
+        MethodError: the budget cannot be met within the limits; says what can.
+    """
+    cost = graph.macs if budget.kind == "macs" else graph.params
+    whole = float(cost())
+    free = [g for g in graph.groups if g.index not in set(fixed)]
+    orders = {g.index: np.argsort(importance[g.index], kind="stable") for g in free}
+
+    def removal(counts: dict[int, int]) -> dict[int, list[int]]:
+        out = {}
+        for group in free:
+            keep = kept_count(group, len(group) - counts[group.index], limits)
+            out[group.index] = sorted(orders[group.index][: len(group) - keep].tolist())
+        return {index: units for index, units in out.items() if units}
+
+    if ranking == "per_layer":
+        steps = 256
+        plans = lambda k: {g.index: round(len(g) * k / steps) for g in free}  # noqa: E731
+    else:
+        queue = _queue(graph, importance, free, orders, budget.kind)
+        steps = len(queue)
+        plans = lambda k: _counts(queue[:k], free)  # noqa: E731
+
+    low, high = 0, steps
+    lowest = float(cost(removal(plans(steps)))) / whole
+    if lowest > budget.kept:
+        raise MethodError(
+            f"The model cannot be pruned to {budget.kept:.1%} of its {budget.kind}",
+            got=f"{lowest:.1%} with every prunable layer at its floor",
+            do="ask for at least that, lower min_kept, or combine with factorize or quantize",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if float(cost(removal(plans(middle)))) / whole <= budget.kept:
+            high = middle
+        else:
+            low = middle + 1
+    return removal(plans(high))
+
+
+def _queue(
+    graph: Graph, importance: Importance, free: Sequence[Group], orders: dict[int, npt.NDArray[np.int64]], kind: str
+) -> list[int]:
+    """Group indices in the order in which units go: the next unit of a group is its least important one left."""
+    cost = graph.macs if kind == "macs" else graph.params
+    whole = float(cost())
+    keys, owners = [], []
+    for group in free:
+        sample = list(range(max(1, len(group) // 2)))
+        saved = max((whole - float(cost({group.index: sample}))) / len(sample), 1e-9 * whole)
+        ordered = np.maximum.accumulate(np.asarray(importance[group.index], dtype=np.float64)[orders[group.index]])
+        keys.append(ordered / saved)
+        owners.append(np.full(len(group), group.index))
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return np.concatenate(owners)[order].tolist() if keys else []
+
+
+def _counts(queue: Sequence[int], free: Sequence[Group]) -> dict[int, int]:
+    found = np.bincount(np.asarray(queue, dtype=np.int64), minlength=max((g.index for g in free), default=0) + 1)
+    return {g.index: int(found[g.index]) for g in free}

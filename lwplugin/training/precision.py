@@ -1,0 +1,36 @@
+"""Which device and number format a training runs in."""
+
+from __future__ import annotations
+
+import torch
+
+from lwplugin.errors import MethodError, RecipeError
+from lwplugin.training.config import TrainConfig
+
+
+def choose_device(config: TrainConfig) -> torch.device:
+    """The device of a config. Raises RecipeError for one that is not a device, MethodError for an absent GPU."""
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError as error:
+        raise RecipeError(
+            "Unknown device", got=repr(config.device), do="use auto, cpu, cuda or cuda:1"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MethodError("There is no CUDA device", got=config.device, do="use device 'auto' or 'cpu'")
+    return device
+
+
+def choose_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The autocast type, None for full precision. Raises MethodError for fp16 on a CPU."""
+    if config.mixed_precision == "off":
+        return None
+    if config.mixed_precision == "bf16":
+        return torch.bfloat16
+    if config.mixed_precision == "fp16":
+        if device.type != "cuda":
+            raise MethodError("fp16 training needs a GPU", got=f"device {device}", do="use 'auto' or 'bf16'")
+        return torch.float16
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
