@@ -43,9 +43,7 @@ def canonical_json(value: Any) -> str:
     Raises StoreError for a value that JSON cannot hold exactly.
     """
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        text.encode()
-        return text
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(
             "A value cannot be written as JSON", got=error, do="use plain JSON values, no NaN or infinity"

@@ -22,7 +22,7 @@ def run(
         load_data(config.data, config.task),
         method=config.method,
         progress=progress,
-        checkpoint=scratch,
+        checkpoint=scratch / "finetune",
         **config.options,
     )
     light.save(output / "bundle")

@@ -60,7 +60,8 @@ def _metrics(comparison: Path, export: Path) -> dict[str, float]:
     """The candidate's numbers and, for the parent, the same under `parent_…`."""
     measured = json.loads((comparison / "comparison.json").read_text(encoding="utf-8"))
     cost = json.loads((export / "cost.json").read_text(encoding="utf-8"))
-    numbers = {"macs": cost["macs"], "params": cost["params"], "speedup": measured["speedup"]["estimate"]}
+    numbers = {name: cost[name] for name in ("macs", "params") if cost[name] > 0}
+    numbers["speedup"] = measured["speedup"]["estimate"]
     for prefix, side in (("", measured["candidate"]), ("parent_", measured["baseline"])):
         latency = side["latency"]
         numbers |= {f"{prefix}{name}": value for name, value in side["metrics"].items()}

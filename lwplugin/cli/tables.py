@@ -43,12 +43,11 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
     bounds = {check["metric"]: check for check in summary["checks"] if check["name"] == check["metric"]}
     rows: list[tuple[str, ...]] = [("", "parent", "light", "")]
     for name, value in parent.items():
-        if value is None or light.get(name) is None:
+        if value is None or light.get(name) is None or (name in _LABELS and not light[name]):
             continue
         if name in _LABELS:
             label, show = _LABELS[name]
-            ratio = f"{value / light[name]:.2f}x" if light[name] else ""
-            rows.append((label, show(value), show(light[name]), ratio))
+            rows.append((label, show(value), show(light[name]), f"{value / light[name]:.2f}x"))
         else:
             rows.append((name, f"{value:.4f}", f"{light[name]:.4f}", _bound(bounds.get(name))))
     speed = numbers["speedup"]

@@ -195,10 +195,11 @@ def _digest(splits: Mapping[str, Split | None], *settings: Any) -> str:
             held: list[Inputs] = [split.reader.inputs]
             held += [] if split.reader.targets is None else [split.reader.targets]
         else:
-            # A data set of unknown cost: its length and 64 evenly spaced examples stand for it.
-            rows = np.unique(np.linspace(0, len(split) - 1, 64).astype(np.int64))
-            inputs, targets = split.reader.read(rows)
-            held = [inputs] + ([] if targets is None else [targets])
+            # A data set of unknown cost: its length and 64 evenly spaced examples stand for it. They are
+            # read one by one, as they may differ in length.
+            rows = np.unique(np.linspace(0, len(split) - 1, 64).astype(np.int64)) if len(split) else ()
+            read = [split.reader.read(np.array([row])) for row in rows]
+            held = [part for example in read for part in example if part is not None]
         for part in held:
             for key, tensor in sorted(tensors(part).items()):
                 digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())

@@ -44,7 +44,7 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
 def _expand(
     graph: GraphEditor, layers: dict[str, Any], scheme: Scheme
 ) -> tuple[dict[str, Range], dict[str, Range], set[int]]:
-    """Marks → operators. Returns input ranges, output ranges, and the ids of the nodes with integer kernels."""
+    """Marks → operators. Returns input ranges, output ranges, and the ids of nodes with integer kernels."""
     taken: dict[str, Range] = {}
     given: dict[str, Range] = {}
     kernels: set[int] = set()
@@ -102,7 +102,7 @@ def _average_over_space(graph: GraphEditor) -> None:
 
 
 def _remove_clips(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme) -> None:
-    """Drop Relu and Clip behind a kernel or an addition where rounding to the grid clips at the same place."""
+    """Drop Relu and Clip behind a kernel or an addition where the grid itself clips at the same place."""
     producers, readers = graph.producers(), graph.readers()
     kept: list[onnx.NodeProto] = []
     for node in graph.nodes:

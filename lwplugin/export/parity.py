@@ -26,7 +26,7 @@ class RuntimeOutputs:
 
 
 def run_fresh(file: Path, inputs: dict[str, np.ndarray]) -> RuntimeOutputs:
-    """Load an ONNX file in a new process and run it; ExportError with the runtime's own words where it fails."""
+    """Load and run an ONNX file in a new process; ExportError with the runtime's own words where it fails."""
     with tempfile.TemporaryDirectory(prefix="lwplugin-parity-") as directory:
         stored, answered = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]

@@ -43,6 +43,8 @@ def _check_limit(evidence: Evidence, metric: str, limit: float, cost: Mapping[st
         return answer(*_why_missing(evidence.candidate, metric))
     if not math.isfinite(estimate):
         return answer("error", f"{metric} is not a finite number: measure again.")
+    if estimate <= 0:
+        return answer("error", f"{metric} is {_show(estimate)}, which no model is: it was not counted.")
     if metric in DISTURBED_BY_NOISE and evidence.noisy:
         return answer("inconclusive", f"{metric} was measured on a noisy machine{_because(evidence)}.")
     if low is None or high is None or math.isnan(low) or math.isnan(high):

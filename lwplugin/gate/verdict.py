@@ -159,5 +159,6 @@ def _reason(status: Status, checks: list[Check]) -> str:
     if status == "pass":
         return f"All {len(required)} checks hold." if len(required) > 1 else "The one check holds."
     those = [check for check in required if check.status == status]
-    more = f" ({len(those) - 1} more like it)" if len(those) > 1 else ""
+    word = {"error": "in error", "fail": "failed", "inconclusive": "inconclusive"}[status]
+    more = f" ({len(those) - 1} more {word})" if len(those) > 1 else ""
     return f"{those[0].message}{more}"

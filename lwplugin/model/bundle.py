@@ -25,9 +25,8 @@ from lwplugin.model.skeleton import Skeleton
 from lwplugin.settings import settings
 
 if TYPE_CHECKING:
-    from lwplugin.model.cost import Cost
-
     from lwplugin.data import Inputs
+    from lwplugin.model.cost import Cost
 
 SCHEMA: Literal[1] = 1
 MODEL_FILE = "model.json"

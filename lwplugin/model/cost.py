@@ -75,9 +75,7 @@ def cost(module: nn.Module, inputs: Inputs) -> Cost:
             size_bytes += tensor.nbytes
         if own or macs.get(name) or not found._modules:
             kind_name = type(found).__name__
-            layers.append(
-                LayerCost(name, kind_name, params, macs.get(name, 0), size_bytes, shapes.get(name))
-            )
+            layers.append(LayerCost(name, kind_name, params, macs.get(name, 0), size_bytes, shapes.get(name)))
     return Cost(
         params=sum(layer.params for layer in layers),
         macs=sum(macs.values()),
@@ -200,7 +198,7 @@ def _attention(args: tuple[Any, ...], output: Any) -> int:
 
 
 def _bilinear(args: tuple[Any, ...], output: Any) -> int:
-    left, weight, right = args[:3]
+    left, weight = args[:2]
     rows = prod(left.shape[:-1]) if left.dim() else 1
     return int(rows) * int(weight.numel())
 

@@ -180,7 +180,7 @@ def _check_names(expected: set[str], tensors: Tensors) -> None:
 
 
 def _owned(source: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
-    """A tensor laid out as torch would allocate it. Large aligned ones stay mapped, copied when written to."""
+    """A tensor laid out as torch allocates it. Large aligned ones stay mapped, copied when written to."""
     if channels_last:
         return source.contiguous(memory_format=torch.channels_last)
     aligned = source.data_ptr() % _ALIGNMENT_BYTES == 0

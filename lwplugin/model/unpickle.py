@@ -82,7 +82,7 @@ def scan(path: Path) -> None:
         raise ModelError(
             f"'{path.name}' is a pickle that may run commands, so it is not loaded",
             got=", ".join(bad) or "a damaged pickle",
-            do="define the model's class in an importable module (no notebook, no __main__) and log it again, "
+            do="define the model's class in an importable module (not __main__, no notebook), log it again, "
             "or give a factory origin",
         )
 

@@ -110,8 +110,9 @@ class MseObserver:
 class EntropyObserver:
     """The range whose ``levels``-step histogram keeps most of the information (KL divergence, as TensorRT).
 
-    Every candidate clips both tails by the same factor. Values that are exactly zero are left out of the
-    comparison: after a ReLU they are half of everything, are represented exactly, and would hide the rest.
+    Every candidate clips magnitudes at one threshold, so a lone outlier leaves the other tail whole. Values
+    that are exactly zero are left out of the comparison: after a ReLU they are half of everything, are
+    represented exactly, and would hide the rest.
     """
 
     def __init__(self, levels: int = 256) -> None:
@@ -125,7 +126,7 @@ class EntropyObserver:
         self.zeros += int((x == 0).sum())
 
     def range(self) -> tuple[float, float]:
-        """Search over clipped ranges from an eighth of the full one."""
+        """Search over thresholds from the largest magnitude down to one histogram bin a level."""
         hist = self.histogram
         lo, hi = _checked(hist.lo, hist.hi)
         counts = hist.counts.clone()
@@ -133,10 +134,14 @@ class EntropyObserver:
             counts[-hist.first] = max(float(counts[-hist.first]) - self.zeros, 0.0)
         if float(counts.sum()) == 0.0:
             return lo, hi
-        shrink = torch.linspace(1.0, 0.125, _CANDIDATES, dtype=torch.float64)
-        divergence = _clipped_divergence(counts, hist.centers, shrink * lo, shrink * hi, self.levels)
-        index = int(divergence.argmin())
-        return float(shrink[index]) * lo, float(shrink[index]) * hi
+        # Below one bin a level the histogram cannot tell a good grid from a bad one.
+        largest = max(-lo, hi)
+        smallest = min(self.levels * hist.width / (1 if lo == 0.0 or hi == 0.0 else 2), largest)
+        steps = torch.linspace(0.0, 1.0, _CANDIDATES, dtype=torch.float64)
+        threshold = largest * (smallest / largest) ** steps if largest > 0 else torch.zeros(1)
+        low, high = threshold.neg().clamp_min(lo), threshold.clamp_max(hi)
+        index = int(_clipped_divergence(counts, hist.centers, low, high, self.levels).argmin())
+        return float(low[index]), float(high[index])
 
 
 def _clipped_divergence(

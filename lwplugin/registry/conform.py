@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,41 +15,66 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 
+def takes_text(signature: ModelSignature) -> bool:
+    """A pipeline's signature: it tokenizes, which an exported network does not."""
+    from mlflow.types import DataType
+
+    inputs = signature.inputs.inputs if signature.inputs is not None else []
+    return any(entry.type == DataType.string for entry in inputs)
+
+
 def signature_from_file(exported: Path) -> ModelSignature:
-    """A signature for a parent without one: the file's inputs, and what it answers to one row of zeros."""
+    """The file's own signature: its inputs, and what it answers to one row of zeros."""
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     model = serving.ExportedModel(exported, {})
     several = len(model.inputs) > 1
-    zeros = {e.name: np.zeros([1 if size < 0 else size for size in e.shape], e.dtype) for e in model.inputs}
     specs: list[ColSpec | TensorSpec] = [
-        TensorSpec(e.dtype, [-1, *e.shape[1:]], name=e.name if several else None) for e in model.inputs
+        TensorSpec(entry.dtype, (-1, *entry.shape[1:]), name=entry.name if several else None)
+        for entry in model.inputs
     ]
+    zeros = _zeros(model)
     output = model.predict(zeros)
     inferred = infer_signature(model_input=next(iter(zeros.values())), model_output=output)
     return ModelSignature(inputs=Schema(specs), outputs=inferred.outputs)
 
 
-def check_served(directory: Path, example: Any | None) -> None:
-    """Loads the saved MLflow model through pyfunc and predicts; an example of None checks the loading only.
+def stand_in(exported: Path, signature: ModelSignature) -> Any:
+    """One row of zeros in the signature's form, to prove that the file answers where there is no example."""
+    import pandas
+
+    if signature.inputs is not None and not signature.inputs.is_tensor_spec():
+        types = zip(signature.inputs.input_names(), signature.inputs.numpy_types())
+        return pandas.DataFrame({name: np.zeros(1, kind) for name, kind in types})
+    zeros = _zeros(serving.ExportedModel(exported, {}))
+    return zeros if len(zeros) > 1 else next(iter(zeros.values()))
+
+
+def _zeros(model: serving.ExportedModel) -> dict[str, np.ndarray]:
+    return {e.name: np.zeros([1 if size < 0 else size for size in e.shape], e.dtype) for e in model.inputs}
+
+
+def check_served(directory: Path, example: Any) -> None:
+    """Loads the saved MLflow model as a user does, through pyfunc, and predicts.
 
     Raises RegistryError where prediction fails or the output's schema is not the signature's.
     """
     import mlflow
     from mlflow.models import infer_signature
 
+    path_before = list(sys.path)  # pyfunc adds the model's code directory, which goes away
     try:
         model = mlflow.pyfunc.load_model(str(directory))
-        if example is None:
-            return
         output = model.predict(example)
     except Exception as error:
         raise RegistryError(
-            "The light version cannot answer the parent's input example",
+            "The light version cannot answer what its parent answers",
             got=f"{type(error).__name__}: {error}",
             do="compare the recipe's data with the parent's signature: shapes, dtypes, input names",
         ) from error
+    finally:
+        sys.path[:] = path_before
     expected = model.metadata.signature.outputs if model.metadata.signature else None
     if expected is None:
         return

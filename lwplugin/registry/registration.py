@@ -132,6 +132,8 @@ def register(
             progress("register", 1, 3)
             run_id, model_id = found
             version, created = _create(client, registered_name, run_id, model_id, tags, parent, target)
+            if not created:
+                client.set_tag(run_id, lineage.SUPERSEDED_BY, f"models:/{registered_name}/{version}")
             close_orphans(client, experiment, digest, f"models:/{registered_name}/{version}")
         progress("register", 2, 3)
         previous = _set_alias(client, registered_name, version, alias, recipe_digest) if alias else None

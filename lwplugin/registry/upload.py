@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.registry import flavor, lineage
-from lwplugin.registry.conform import check_served, signature_from_file
+from lwplugin.registry.conform import check_served, signature_from_file, stand_in, takes_text
 from lwplugin.registry.versions import Resolved
 
 if TYPE_CHECKING:
@@ -119,13 +119,19 @@ def upload(
 
 
 def _save(content: Upload, directory: Path) -> Model:
-    """The MLflow model on disk, with the parent's signature and input example, proven to answer."""
+    """The MLflow model on disk, with the parent's signature and input example, proven to answer.
+
+    A parent that takes text tokenizes first; the light version takes what its network takes, and says so in
+    its own signature. The same holds for a parent without signature.
+    """
     from mlflow.models import Model
 
     parent = Model.load(content.parent.uri)
-    example = (
-        None if parent.saved_input_example_info is None else parent.load_input_example(content.parent.uri)
-    )
+    signature, example = parent.signature, None
+    if signature is None or takes_text(signature):
+        signature = signature_from_file(content.exported)
+    elif parent.saved_input_example_info is not None:
+        example = parent.load_input_example(content.parent.uri)
     model = Model()
     flavor.save_model(
         directory,
@@ -133,13 +139,13 @@ def _save(content: Upload, directory: Path) -> Model:
         bundle=content.bundle,
         report=content.report,
         verdict=content.verdict.model_dump(mode="json"),
-        signature=parent.signature or signature_from_file(content.exported),
+        signature=signature,
         input_example=example,
         threads=content.threads,
         metadata=_metadata(parent.metadata, content.parent),
         mlflow_model=model,
     )
-    check_served(directory, example)
+    check_served(directory, stand_in(content.exported, signature) if example is None else example)
     return model
 
 

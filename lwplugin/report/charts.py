@@ -62,7 +62,7 @@ def latency_axis(series: Sequence[Series]) -> Axis:
     everything = np.concatenate([one.samples for one in series])
     low = float(everything.min())
     high = max(float(np.quantile(one.samples, 0.99)) for one in series)
-    log = low > 0 and high / low > 4
+    log = low > 0 and high / low > 8
     margin = (high - low) * 0.04 or max(abs(high), 1e-9) * 0.05
     if log:
         return Axis(low / 1.08, high * 1.08, LEFT, WIDTH - RIGHT, log=True)

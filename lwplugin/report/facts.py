@@ -55,6 +55,7 @@ def side_by_side(content: Content) -> list[SideRow]:
                 "Energy per inference", *_energy_cells(before, after), change=_energy_change(before, after)
             )
         )
+    rows += _fidelity(before, after)
     if after.get("runtime"):
         rows.append(SideRow("Format and runtime", _runtime(before), _runtime(after), ""))
     return rows
@@ -70,7 +71,7 @@ def _scores(content: Content, before: Json, after: Json) -> list[SideRow]:
         difference = None if a is None or b is None else b - a
         rows.append(
             SideRow(
-                metric.replace("_", " ").capitalize(),
+                title(metric),
                 units.of_score(metric, a),
                 units.of_score(metric, b),
                 units.of_difference(metric, difference),
@@ -87,6 +88,12 @@ def _scores(content: Content, before: Json, after: Json) -> list[SideRow]:
             )
         )
     return rows
+
+
+def title(metric: str) -> str:
+    """A metric's name as a heading."""
+    known = {"ece": "Calibration error (ECE)", "mae": "Mean absolute error", "mse": "Mean squared error"}
+    return known.get(metric, metric.replace("_", " ").capitalize())
 
 
 def _bound_note(metric: str, check: Json | None) -> str:
@@ -107,7 +114,8 @@ def _costs(content: Content, before: Json, after: Json) -> list[SideRow]:
 
 
 def _plain_row(name: str, key: str, before: Json, after: Json, smaller: str, larger: str) -> list[SideRow]:
-    a, b = number(before.get(key)), number(after.get(key))
+    # Nothing real has no size, no parameters and no cost: a zero is a count that was not taken.
+    a, b = number(before.get(key)) or None, number(after.get(key)) or None
     if a is None and b is None:
         return []
     change = units.change(a, b, smaller=smaller, larger=larger)
@@ -172,6 +180,32 @@ def _runtime(side: Json) -> str:
 
 def _better(change: str, smaller: str, larger: str) -> str:
     return "better" if change.endswith(smaller) else "worse" if change.endswith(larger) else ""
+
+
+def _fidelity(before: Json, after: Json) -> list[SideRow]:
+    """Kernel error told from model error: the runtime beside torch, and beside a float run of its graph."""
+    rows = []
+    for name, *path in (
+        ("Outputs beside the torch model (SQNR)", "parity", "sqnr_db"),
+        ("Kernels beside the float simulation (SQNR)", "kernel_sqnr_db"),
+    ):
+        cells = [_decibels(side, path) for side in (before, after)]
+        if any(cell != units.MISSING for cell in cells):
+            rows.append(SideRow(name, *cells, change=" "))
+    # The simulation may have seen only the first of the examples: only its gap speaks of the same ones.
+    for metric, value in list((after.get("simulation") or {}).items())[:1]:
+        gap = number((after.get("kernel_gap") or {}).get(metric))
+        note = "" if gap is None else f"real kernels {units.of_difference(metric, -gap)} on the same examples"
+        shown = units.of_score(metric, number(value))
+        rows.append(SideRow(f"{title(metric)} of the graph simulated in float", "", shown, " ", "", note))
+    return rows
+
+
+def _decibels(side: Json, path: list[str]) -> str:
+    value: Any = side
+    for key in path:
+        value = (value or {}).get(key)
+    return "identical" if value == "Infinity" else units.of_metric("sqnr_db", number(value))
 
 
 def speedup_of(content: Content) -> str:

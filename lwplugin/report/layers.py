@@ -114,7 +114,7 @@ def step_rows(content: Content) -> list[StepRow]:
                 step=str(entry.get("step", "step")),
                 method=entry.get("method"),
                 seed=entry.get("seed"),
-                config=entry["config"] or Json(),
+                config=Json({k: v for k, v in (entry["config"] or {}).items() if v not in (None, [], {})}),
                 metrics=Json({k: v for k, v in (entry["metrics"] or {}).items() if v is not None}),
                 removed=[one for one in _dicts(details.get("removed")) if _is_removed(one)],
                 left_alone=[*_dicts(details.get("left_alone")), *_dicts(details.get("skipped"))],

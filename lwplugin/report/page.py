@@ -122,7 +122,7 @@ def _headline(content: Content) -> list[Json]:
     picked = []
     metrics = (content.comparison.get("candidate") or {}).get("metrics") or {}
     for name in [
-        next(iter(metrics), "").replace("_", " ").capitalize(),
+        facts.title(next(iter(metrics), "")),
         "File size",
         "Median latency (p50)",
         "Multiply-accumulates",

@@ -62,7 +62,7 @@ def of_metric(metric: str, value: float | None) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether people read the metric in percent."""
-    return metric in {"accuracy", "agreement", "exact_match", "top1", "top5", "token_accuracy"}
+    return metric.endswith(("accuracy", "agreement", "exact_match"))
 
 
 def of_score(metric: str, value: float | None) -> str:

@@ -17,7 +17,7 @@ class TrainConfig(BaseModel):
     examples_per_epoch: int | None = Field(
         None,
         ge=1,
-        description="Use so many examples of train in each epoch, others in the next; whole batches.",
+        description="So many examples of train in each epoch, others in the next; whole batches.",
     )
     batch_size: int = Field(64, ge=1, description="Examples per forward pass.")
     grad_accumulation: int = Field(

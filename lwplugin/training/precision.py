@@ -9,7 +9,7 @@ from lwplugin.training.config import TrainConfig
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """The device of a config. Raises RecipeError for one that is not a device, MethodError for an absent GPU."""
+    """The device of a config. Raises RecipeError for an unknown one, MethodError for an absent GPU."""
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

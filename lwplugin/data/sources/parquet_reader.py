@@ -116,18 +116,20 @@ class ParquetReader(Reader):
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
-        file, number = self._groups[group]
-        parquet = need_pyarrow()
-        opened = _open(parquet, self._files[file])
-        table = opened.read_row_group(number, columns=list(self._features))
-        opened.close()
-        columns = {name: _values(table.column(name), name, self._files[file]) for name in self._features}
+        columns = self._values_of_group(group)
         self._cache[group] = columns
-        held = sum(len(next(iter(kept.values()))) for kept in self._cache.values())
+        held = sum(_length(kept) for kept in self._cache.values())
         while len(self._cache) > 1 and held > self._cached_rows:
             _, dropped = self._cache.popitem(last=False)
-            held -= len(next(iter(dropped.values())))
+            held -= _length(dropped)
         return columns
+
+    def _values_of_group(self, group: int) -> dict[str, torch.Tensor]:
+        file, number = self._groups[group]
+        opened = _open(need_pyarrow(), self._files[file])
+        table = opened.read_row_group(number, columns=list(self._features))
+        opened.close()
+        return {name: _values(table.column(name), name, self._files[file]) for name in self._features}
 
 
 def column(files: list[Path], name: str) -> np.ndarray:
@@ -201,3 +203,7 @@ def _array(chunked: Any, name: str, path: Path) -> np.ndarray:
 
 def _flat(values: torch.Tensor) -> torch.Tensor:
     return values.reshape(len(values), -1)
+
+
+def _length(columns: dict[str, torch.Tensor]) -> int:
+    return len(next(iter(columns.values())))

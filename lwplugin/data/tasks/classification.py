@@ -42,22 +42,19 @@ class Classification(Task):
         return class_indices(targets, dims=1)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if self._probabilities:
-            return F.nll_loss(_log(outputs), targets)
-        return F.cross_entropy(outputs, targets)
+        return self.smoothed_loss(outputs, targets, 0.0)
 
     def smoothed_loss(self, outputs: torch.Tensor, targets: torch.Tensor, smoothing: float) -> torch.Tensor:
         logits = _log(outputs) if self._probabilities else outputs
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        try:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        except IndexError as error:
+            raise _beyond(logits, targets) from error
 
     def columns(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:
         logits = _checked(outputs)
-        if len(targets) and int(targets.max()) >= logits.shape[1]:
-            raise DataError(
-                "A label lies beyond the model's classes",
-                got=f"label {int(targets.max())}, the model has {logits.shape[1]} outputs",
-                do="number the classes from 0, as the model was trained",
-            )
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+            raise _beyond(logits, targets)
         logp = _log(logits) if self._probabilities else torch.log_softmax(logits.double(), dim=1)
         columns = {
             "score": (logits.argmax(dim=1) == targets).double().numpy(),
@@ -114,6 +111,14 @@ def _checked(logits: torch.Tensor) -> torch.Tensor:
             "one class per token is token_classification",
         )
     return logits
+
+
+def _beyond(logits: torch.Tensor, targets: torch.Tensor) -> DataError:
+    return DataError(
+        "A label lies beyond the model's classes",
+        got=f"labels {int(targets.min())} to {int(targets.max())}, the model has {logits.shape[1]} outputs",
+        do="number the classes from 0, as the model was trained",
+    )
 
 
 def _log(probabilities: torch.Tensor) -> torch.Tensor:

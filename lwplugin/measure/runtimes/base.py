@@ -38,7 +38,7 @@ def runtime_of(file_format: str) -> str:
     """The runtime that runs a format; MeasureError naming the known formats."""
     if file_format not in FORMATS:
         raise MeasureError(
-            "No runtime here runs this format", got=file_format, do=did_you_mean(format, FORMATS)
+            "No runtime here runs this format", got=file_format, do=did_you_mean(file_format, FORMATS)
         )
     return FORMATS[file_format]
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from lwplugin.model.bundle import load
 from lwplugin import registry
+from lwplugin.model import load
 
 BACKENDS = ["sqlite_uri", "server_uri", "postgres_uri", "postgres_server_uri"]
 PULL_ELSEWHERE = """
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from lwplugin import registry
 bundle = registry.pull(registry.resolve(sys.argv[1]), Path(sys.argv[2]))
-from lwplugin.model.bundle import load
+from lwplugin.model import load
 print(load(bundle).source.digest)
 """
 

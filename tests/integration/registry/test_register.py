@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,3 +176,16 @@ def test_nothing_private_reaches_the_registry(prepared: Any, tmp_path: Path) -> 
     written = "".join(path.read_text("utf-8", "ignore") for path in tmp_path.rglob("MLmodel"))
     assert str(tmp_path) not in json.dumps(made.model_dump())
     assert "mlflow.source.git" not in json.dumps(made.tags) + written
+
+
+def test_a_signature_that_the_file_cannot_serve_is_refused_without_an_example_too(
+    prepared: Any, log_parent: Callable[..., str], digits: Any, tmp_path: Path
+) -> None:
+    from mlflow.models import infer_signature
+
+    flat = infer_signature(np.zeros((3, 63), np.float32), np.zeros((3, 10), np.float32))
+    log_parent(prepared.uri, name="flat", signature=flat, input_example=None)
+    parent = registry.resolve("models:/flat@champion", tracking_uri=prepared.uri)
+    bundle = registry.pull(parent, tmp_path / "bundle", tracking_uri=prepared.uri)
+    with pytest.raises(RegistryError, match="cannot answer what its parent answers"):
+        registry.register(**{**prepared.arguments, "parent": parent, "bundle": bundle})

@@ -46,7 +46,7 @@ def test_copies_are_followed_to_the_logged_model(prepared: Any, tmp_path: Path) 
     assert copied.source == "models:/staged/1"
     assert copied.model_id == prepared.parent.model_id
 
-    from lwplugin.model.bundle import load
+    from lwplugin.model import load
 
     digests = {
         load(registry.pull(version, tmp_path / version.name, tracking_uri=prepared.uri)).source.digest  # type: ignore[union-attr]
@@ -170,36 +170,3 @@ def test_the_download_shows_progress(prepared: Any, tmp_path: Path) -> None:
     )
     assert seen[-1][0] == "download"
     assert seen[-1][1] == seen[-1][2]
-
-
-@pytest.mark.slow
-def test_a_transformers_model(prepared: Any, tmp_path: Path) -> None:
-    import mlflow
-    import torch
-
-    transformers = pytest.importorskip("transformers")
-    from lwplugin.model.bundle import load
-
-    (tmp_path / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"])
-    )
-    tokenizer = transformers.BertTokenizerFast(vocab_file=str(tmp_path / "vocab.txt"))
-    config = transformers.BertConfig(
-        vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    net = transformers.BertForSequenceClassification(config).eval()
-    mlflow.set_tracking_uri(prepared.uri)
-    mlflow.transformers.log_model(
-        transformers_model={"model": net, "tokenizer": tokenizer},
-        task="text-classification",
-        name="bert",
-        registered_model_name="reviews",
-        pip_requirements=["transformers"],
-    )
-    mlflow.end_run()
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    version = resolve(prepared, "models:/reviews/1")
-    light = load(registry.pull(version, tmp_path / "out", tracking_uri=prepared.uri))
-    ids = torch.tensor([[2, 5, 3], [2, 6, 3]])
-    with torch.no_grad():
-        assert torch.equal(light.module(input_ids=ids).logits, net(input_ids=ids).logits)

@@ -111,6 +111,7 @@ def test_macs_come_from_the_cost(make: Make) -> None:
     assert judge(make(), budget=budget).status == "error"
     assert judge(make(), budget=budget, cost={"macs": 900, "params": 50}).status == "pass"
     assert judge(make(), budget=budget, cost={"macs": 1100, "params": 50}).status == "fail"
+    assert judge(make(), budget=budget, cost={"macs": 900, "params": 0}).status == "error"
 
 
 def without(*path: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:

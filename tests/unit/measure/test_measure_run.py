@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -168,9 +169,9 @@ def test_dynamic_quantization_is_scored_at_the_deployed_batch(tmp_path: Path, bu
 
     from lwplugin.measure.score import Side
 
-    build.write(tmp_path, build.classifier(hidden=32))
-    quantize_dynamic(str(tmp_path / "model.onnx"), str(tmp_path / "model.onnx"))
-    subject = Subject.of(tmp_path)
+    onnx.save(build.classifier(hidden=32), tmp_path / "float.onnx")
+    quantize_dynamic(str(tmp_path / "float.onnx"), str(tmp_path / "int8.onnx"))
+    subject = Subject.of(build.write(tmp_path / "export", onnx.load(tmp_path / "int8.onnx")))
     assert subject.mentions("DynamicQuantizeLinear")
     assert Side("candidate", None, subject, batch=2).score_batch == 2  # type: ignore[arg-type]
 

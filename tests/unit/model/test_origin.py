@@ -36,7 +36,11 @@ def mlflow_pytorch(
     for name, text in (code or {}).items():
         (place / "code").mkdir(exist_ok=True)
         (place / "code" / name).write_text(text)
-    flavor = {"model_data": "data", "pytorch_version": str(torch.__version__), "code": "code" if code else None}
+    flavor = {
+        "model_data": "data",
+        "pytorch_version": str(torch.__version__),
+        "code": "code" if code else None,
+    }
     (place / "MLmodel").write_text(yaml.safe_dump({"flavors": {"pytorch": flavor, "python_function": {}}}))
     return place
 
