@@ -199,3 +199,21 @@ def test_repr_says_what_it_is(net: lw.LightModel) -> None:
     light = net.evolve(net.copy_module(), lw.HistoryEntry(step="prune", method="taylor"))
     assert repr(light).startswith("LightModel(Net, ")
     assert "prune:taylor" in repr(light)
+
+
+def test_quantized_layers_load_where_quantize_was_never_imported(tmp_path: Path, fresh_output: Fresh) -> None:
+    from lwplugin.quantize.layers import QuantConv2d, QuantLinear
+
+    base = lw.light(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 8)))
+    torch.manual_seed(2)
+    conv, linear = QuantConv2d(3, 4, 3), QuantLinear(16, 8, bias=True, weight_bits=4)
+    for layer in (conv, linear):
+        layer.qweight.copy_(torch.randint(0, 100, layer.qweight.shape))
+        layer.scale.fill_(0.01)
+        layer.input_range.copy_(torch.tensor([-3.0, 3.0]))
+    light = base.evolve(nn.Sequential(conv, nn.Flatten(), linear), lw.HistoryEntry(step="quantize"))
+    light.save(tmp_path / "bundle")
+    x = torch.randn(2, 3, 4, 4)
+    assert light.module(x).abs().sum() > 0
+    assert fresh_output(tmp_path / "bundle", x) == answer_digest(light.module, x)
+    assert light.cost(x).layer("2").size_bytes < base.cost(x).layer("2").size_bytes

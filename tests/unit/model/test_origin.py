@@ -90,6 +90,7 @@ def _logged_with_code(place: Path, factor: int) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_code_logged_with_the_model_is_used_and_not_mixed_up(tmp_path: Path, fresh_output: Fresh) -> None:
     x = torch.randn(4, 3)
     answers = []
@@ -184,6 +185,7 @@ def mlflow_transformers(place: Path, model: Any, **flavor: Any) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["BertModel", "BertForMaskedLM", "GPT2LMHeadModel"])
 def test_transformers_model_without_any_pickle(tmp_path: Path, fresh_output: Fresh, name: str) -> None:
     transformers = pytest.importorskip("transformers")

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from lwplugin.data import Data, from_arrays
+from lwplugin.errors import ExportError, RecipeError
+from lwplugin.export import Exported, export, load_exported
+from lwplugin.quantize import quantize
+
+
+def session(file: Path, level: str = "ORT_ENABLE_ALL", optimized: Path | None = None):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    if optimized:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def operators(file: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(str(file)).graph.node)
+
+
+@pytest.fixture(scope="module")
+def floating(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return export(trained_net, digits_data, path=tmp_path_factory.mktemp("float"), metadata={"labels": "0,1,2"})
+
+
+@pytest.fixture(scope="module")
+def integer(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    light = quantize(trained_net, digits_data, reduce_range=True)
+    return export(light, digits_data, path=tmp_path_factory.mktemp("int8"))
+
+
+def test_float_file_answers_as_the_model_at_any_batch(
+    floating: Exported, trained_net: nn.Module, digits_data: Data
+) -> None:
+    ran = session(floating.file)
+    for count in (1, 3, 100):
+        x = next(digits_data.need("test").batches(count)).inputs
+        with torch.no_grad():
+            expected = trained_net(x).numpy()
+        got = ran.run([floating.output], {"input": x.numpy()})[0]
+        assert np.abs(got - expected).max() < 1e-4
+    assert floating.meta["parity"]["max_abs_error"] < 1e-4
+
+
+def test_description_is_read_back(floating: Exported) -> None:
+    assert load_exported(floating.path) == floating
+    document = json.loads((floating.path / "export.json").read_text())
+    assert document["inputs"] == [{"name": "input", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert document["output"] == "output"
+    assert document["scheme"] is None
+    facts = {entry.key: entry.value for entry in onnx.load(str(floating.file)).metadata_props}
+    assert facts["labels"] == "0,1,2"
+    assert "lwplugin.version" in facts
+
+
+def test_a_changed_file_is_refused(floating: Exported, tmp_path: Path) -> None:
+    for name in ("export.json", floating.file.name):
+        (tmp_path / name).write_bytes((floating.path / name).read_bytes())
+    with (tmp_path / floating.file.name).open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ExportError, match="not the file that was exported"):
+        load_exported(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "missing.onnx"])
+def test_a_description_cannot_point_elsewhere(name: str, floating: Exported, tmp_path: Path) -> None:
+    document = json.loads((floating.path / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({**document, "file": name}))
+    with pytest.raises(ExportError, match="not in its directory"):
+        load_exported(tmp_path)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_same_model_gives_the_same_bytes(
+    quantized: bool, floating: Exported, integer: Exported, trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    model = quantize(trained_net, digits_data, reduce_range=True) if quantized else trained_net
+    again = export(
+        model, digits_data, path=tmp_path, parity=False, metadata={} if quantized else {"labels": "0,1,2"}
+    )
+    assert again.digest == (integer if quantized else floating).digest
+
+
+def test_integer_file_keeps_the_accuracy_in_the_real_kernels(
+    integer: Exported, floating: Exported, digits_data: Data
+) -> None:
+    batch = next(digits_data.need("test").batches(1000))
+    scores = {}
+    for name, file in (("float", floating.file), ("int8", integer.file)):
+        got = session(file).run(None, {"input": batch.inputs.numpy()})[0]
+        scores[name] = float((got.argmax(1) == batch.targets.numpy()).mean())
+    assert scores["int8"] >= scores["float"] - 0.015
+
+
+def test_kernels_answer_as_their_simulation_with_reduced_range(integer: Exported) -> None:
+    assert integer.meta["parity"]["kernel_sqnr_db"] > 30
+    assert integer.meta["parity"]["simulation_sqnr_db"] > 20
+    assert integer.scheme["largest_weight"] <= 64
+
+
+def test_everything_between_input_and_output_runs_on_integers(integer: Exported, tmp_path: Path) -> None:
+    optimized = tmp_path / "optimized.onnx"
+    session(integer.file, optimized=optimized)
+    found = operators(optimized)
+    assert found["QLinearConv"] == 3
+    assert found["QLinearAdd"] == 1
+    assert found["QGemm"] == 1
+    assert found["QLinearGlobalAveragePool"] == 1
+    assert not {"Conv", "Add", "Relu", "Clip", "Gemm"} & set(found)
+
+
+def test_a_tensor_has_one_pair_and_activations_are_fused(integer: Exported) -> None:
+    found = operators(integer.file)
+    assert found["Relu"] == found["Clip"] == 0
+    graph = onnx.load(str(integer.file)).graph
+    sources = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(sources) == len(set(sources))
+
+
+def test_integer_weights_are_the_bundle_s_own(trained_net: nn.Module, digits_data: Data, tmp_path: Path) -> None:
+    light = quantize(trained_net, digits_data)
+    file = export(light, digits_data, path=tmp_path, parity=False).file
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(str(file)).graph.initializer}
+    for name in ("stem", "inner", "depthwise.0", "head"):
+        layer = light.module.get_submodule(name)
+        assert np.array_equal(stored[f"{name}.weight_quantized"], layer.integers().numpy())
+        assert stored[f"{name}.bias_quantized"].dtype == np.int32
+
+
+def test_tensorrt_scheme_is_symmetric_with_float_bias(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    light = quantize(trained_net, digits_data, reduce_range=False)
+    made = export(light, digits_data, path=tmp_path, scheme="tensorrt")
+    assert made.scheme["name"] == "s8s8"
+    graph = onnx.load(str(made.file)).graph
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = stored[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+    assert not any(array.dtype == np.int32 for array in stored.values())
+    x = next(digits_data.need("test").batches(200)).inputs
+    got = session(made.file, "ORT_DISABLE_ALL").run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        assert (got.argmax(1) == light.module(x).argmax(1).numpy()).mean() > 0.97
+
+
+class Sequence(nn.Module):
+    """Linear layers on [n, length, features], a keyword input, a dict output, GELU and LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16, bias=False)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.norm(x + self.down(nn.functional.gelu(self.up(x))))
+        weight = mask.unsqueeze(-1).to(y.dtype)
+        return {"logits": self.head((y * weight).sum(1) / weight.sum(1))}
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_named_inputs_and_layers_on_sequences(quantized: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(80, 12, 16)
+    mask = (torch.arange(12)[None] < torch.randint(3, 12, (80, 1))).long()
+    data = from_arrays(calibration=({"x": x, "mask": mask}, torch.zeros(80, dtype=torch.long)))
+    net: nn.Module = Sequence().eval()
+    made = export(quantize(net, data) if quantized else net, data, path=tmp_path / "out")
+    assert list(made.inputs) == ["x", "mask"]
+    assert made.inputs["mask"]["dtype"] == "int64"
+    got = session(made.file).run(None, {"x": x.numpy(), "mask": mask.numpy()})[0]
+    with torch.no_grad():
+        expected = net(x, mask)["logits"].numpy()
+    assert np.abs(got - expected).max() < (0.1 * np.abs(expected).max() if quantized else 1e-4)
+    if quantized:
+        session(made.file, optimized=tmp_path / "optimized.onnx")
+        found = operators(tmp_path / "optimized.onnx")
+        assert found["MatMulIntegerToFloat"] == 2
+        assert found["MatMul"] == 0
+
+
+class Branches(nn.Module):
+    """Concatenation, max pooling, flatten into a linear layer, Conv1d and a two-tensor input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv1d(2, 8, 3, padding=1), nn.Conv1d(2, 8, 5, padding=2)
+        self.join, self.head = nn.Conv1d(16, 8, 1), nn.Linear(8 * 8, 4)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.cat((self.left(a).relu(), self.right(b).relu()), 1)
+        y = nn.functional.max_pool1d(self.join(y).relu(), 2)
+        return self.head(y.flatten(1)), y
+
+
+def test_concatenation_pooling_and_flatten(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(64, 2, 16), torch.randn(64, 2, 16))
+    data = from_arrays(calibration=(inputs, torch.zeros(64, dtype=torch.long)))
+    net = Branches().eval()
+    made = export(quantize(net, data), data, path=tmp_path)
+    assert list(made.inputs) == ["input_0", "input_1"]
+    assert made.meta["parity"]["sqnr_db"] > 20
+
+
+def test_a_model_torch_refuses_gets_the_reason_and_a_way_out(digits_data: Data, tmp_path: Path) -> None:
+    class Depends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.head(x.flatten(1))
+            return y * 2 if float(y.sum()) > 0 else y
+
+    with pytest.raises(ExportError, match="data-dependent"):
+        export(Depends().eval(), digits_data, path=tmp_path)
+    assert not (tmp_path / "export.json").exists()
+
+
+def test_an_answer_that_differs_is_an_error(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lwplugin.export.onnx as module
+
+    original = module.normalise
+
+    def break_weights(proto: onnx.ModelProto, facts: dict[str, str]) -> None:
+        original(proto, facts)
+        for tensor in proto.graph.initializer:
+            if tensor.name.endswith("head.bias"):
+                values = onnx.numpy_helper.to_array(tensor) + 1
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+    monkeypatch.setattr(module, "normalise", break_weights)
+    with pytest.raises(ExportError, match="does not answer as the model does"):
+        export(trained_net, digits_data, path=tmp_path)
+    assert not (tmp_path / "export.json").exists()
+
+
+def test_unknown_formats_and_options_name_the_nearest(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'onnx'"):
+        export(trained_net, digits_data, format="onx", path=tmp_path)
+    with pytest.raises(RecipeError, match="did you mean 'opset'"):
+        export(trained_net, digits_data, path=tmp_path, opsets=18)
+
+
+def test_importing_export_needs_neither_torch_nor_onnx() -> None:
+    code = "import lwplugin.export, sys; assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
