@@ -239,4 +239,4 @@ def json_schema() -> dict[str, Any]:
             }
         )
     definitions["Compress"] = {"description": Compress.__doc__, "anyOf": lines}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "lwplugin recipe", **schema}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "lwplugin recipe"}

@@ -37,6 +37,7 @@ def main() -> int:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "LWPLUGIN_STORE": str(folder / "store"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
         "PYTHONWARNINGS": "ignore",
     }
     began = time.monotonic()
@@ -50,7 +51,8 @@ def main() -> int:
         subprocess.run(script, cwd=folder, env=environment, check=True)
 
     say(f"2. lwplugin run {os.path.relpath(RECIPE)}")
-    command = [sys.executable, "-c", "from lwplugin.cli import main; main()", "run", str(RECIPE), "--json"]
+    command = [sys.executable, "-c", "from lwplugin.cli import main; main()", "run", str(RECIPE)]
+    command += ["--report", str(folder / "report"), "--json"]
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False
     )

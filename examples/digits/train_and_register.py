@@ -73,7 +73,9 @@ def main() -> None:
     version = str(logged.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, version)
     result = {"uri": f"models:/{NAME}/{version}", "alias": ALIAS, **found.metrics}
-    print(f"registered {result['uri']} as @{ALIAS}: {found.metrics}")
+    print(
+        f"registered {result['uri']} as @{ALIAS}, test {data.task.metric} {found.metrics[data.task.metric]:.4f}"
+    )
     if options.result is not None:
         options.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

@@ -81,7 +81,9 @@ def main() -> None:
         )
     version = str(logged.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, version)
-    print(f"registered models:/{NAME}/{version} as @{ALIAS}: {found.metrics}")
+    print(
+        f"registered models:/{NAME}/{version} as @{ALIAS}, test {data.task.metric} {found.metrics[data.task.metric]:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def only_json(wanted: bool) -> Iterator[TextIO]:
 
 def write_json(document: Any, out: TextIO) -> None:
     """One JSON document and a newline."""
-    json.dump(document, out, indent=2, sort_keys=True, default=str)
+    json.dump(document, out, indent=2, default=str)
     out.write("\n")
     out.flush()
 

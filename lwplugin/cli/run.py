@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
 @click.option("--dry-run", is_flag=True, help="The same as `lwplugin plan`.")
 @click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
 @click.option("--again", multiple=True, metavar="STEP", help="Run this step though the store has it.")
+@click.option("--report", "reports", type=click.Path(path_type=Path), help="Copy the reports below this.")
 @click.option("--quiet", is_flag=True, help="Say nothing until the end.")
 @json_option
 def run_command(
@@ -111,6 +113,7 @@ def run_command(
     dry_run: bool,
     engine: str,
     again: tuple[str, ...],
+    reports: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> int:
@@ -119,11 +122,12 @@ def run_command(
         if dry_run:
             return _show_plan(plan, place, as_json, out)
         result = _run(plan, place, again, quiet)
+        summaries = _summaries(result, reports)
         verdict = worst(list(result.verdicts.values()))
         if as_json:
-            write_json(_document(result, verdict), out)
+            write_json(_document(result, verdict, summaries), out)
         else:
-            _show_result(result)
+            _show_result(result, summaries)
         return EXIT_CODES[verdict]
 
 
@@ -168,14 +172,23 @@ def _limit_threads() -> None:
         torch.set_num_threads(settings().threads)
 
 
-def _document(result: RunResult, verdict: str) -> dict[str, Any]:
+def _summaries(result: RunResult, reports: Path | None) -> dict[str, dict[str, Any]]:
     from lwplugin.pipelines.summary import summarise
 
+    found = {target: summarise(result, target) for target in result.plan.targets}
+    if reports is not None:
+        for target, place in result.reports.items():
+            shutil.copytree(place, reports / target, dirs_exist_ok=True)
+            found[target]["report"] = str(reports / target)
+    return found
+
+
+def _document(result: RunResult, verdict: str, summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {
         "verdict": verdict,
         "recipe_digest": result.plan.recipe_digest,
         "parent": result.plan.parent.uri,
-        "targets": {target: summarise(result, target) for target in result.plan.targets},
+        "targets": summaries,
         "steps": [
             {
                 "id": run.id,
@@ -193,13 +206,12 @@ def _document(result: RunResult, verdict: str) -> dict[str, Any]:
     }
 
 
-def _show_result(result: RunResult) -> None:
+def _show_result(result: RunResult, summaries: dict[str, dict[str, Any]]) -> None:
     from lwplugin.cli.tables import target_table
-    from lwplugin.pipelines.summary import summarise
 
-    for target in result.plan.targets:
+    for target, summary in summaries.items():
         click.echo()
-        click.echo(target_table(target, summarise(result, target)))
+        click.echo(target_table(target, summary))
     for run in result.steps:
         if run.status == "failed":
             click.echo(f"error: {run.id}: {run.why}", err=True)
