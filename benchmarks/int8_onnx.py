@@ -205,21 +205,26 @@ def main() -> None:
                 start = time.perf_counter()
                 session.run(None, {"input": x})
                 times[name].append((time.perf_counter() - start) * 1e3)
-        print("| file | accuracy | p50_ms | against float | size_bytes | integer kernels |")
-        print("|---|---|---|---|---|---|")
-        base = np.array(times["float"][100:])
+        print("| file | accuracy | same answer | logits dB | p50_ms | against float | size_bytes | integer kernels |")
+        print("|---|---|---|---|---|---|---|---|")
+        base, wanted = np.array(times["float"][100:]), np.empty(0)
         for name, session in running.items():
             answers = [
                 session.run(None, {"input": test_x[k : k + 250]})[0] for k in range(0, len(test_x), 250)
             ]
-            accuracy = float((np.concatenate(answers).argmax(1) == test_y).mean())
+            logits = np.concatenate(answers)
+            accuracy = float((logits.argmax(1) == test_y).mean())
+            wanted = logits if name == "float" else wanted
+            agreement = float((logits.argmax(1) == wanted.argmax(1)).mean())
+            noise = float(np.square(logits - wanted).sum())
+            decibels = 10 * np.log10(np.square(wanted).sum() / noise) if noise else np.inf
             found = kernels(files[name], directory)
             integer = sum(
                 count for kind, count in found.items() if kind.startswith("Q") and "ize" not in kind
             )
             now = np.array(times[name][100:])
             print(
-                f"| {name} | {accuracy:.2%} | {np.median(now):.3f} | {np.median(base / now):.2f}× "
+                f"| {name} | {accuracy:.2%} | {agreement:.2%} | {decibels:.1f} | {np.median(now):.3f} | {np.median(base / now):.2f}× "
                 f"| {files[name].stat().st_size:,} | {integer} |"
             )
 

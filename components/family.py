@@ -14,17 +14,17 @@ from lwplugin.data.spec import DataSpec, TaskSpec
 class FamilyConfig(StepConfig):
     """A method with all of its options, and the examples it may look at."""
 
-    method: str
-    options: dict[str, Any] = Field(default_factory=dict)
-    data: DataSpec
-    task: TaskSpec
+    method: str = Field(description="one of the family's methods")
+    options: dict[str, Any] = Field(default_factory=dict, description="the method's options")
+    data: DataSpec = Field(description="the recipe's data block")
+    task: TaskSpec = Field(description="the recipe's task")
 
 
 class DataConfig(StepConfig):
     """Steps that look at examples."""
 
-    data: DataSpec
-    task: TaskSpec
+    data: DataSpec = Field(description="the recipe's data block")
+    task: TaskSpec = Field(description="the recipe's task")
 
 
 def examples(config: FamilyConfig | DataConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +68,7 @@ def _always(path: Path) -> bool:
 class Step:
     """A function of a frozen config and input directories to one output directory.
 
+    ``writes`` says what lies in the output directory.
     ``context`` names what else the result depends on (the examples, the machine);
     ``packages`` are the distributions whose version can change the result;
     ``outside_key`` are config fields that cannot (where the registry lives);
@@ -80,6 +81,7 @@ class Step:
     inputs: tuple[str, ...]
     run: Run
     summary: str
+    writes: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     outside_key: frozenset[str] = frozenset()
     context: Callable[[Any], Mapping[str, Any]] = _no_context

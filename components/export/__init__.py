@@ -40,6 +40,10 @@ STEP = Step(
     inputs=("bundle",),
     run=run,
     summary="Write a bundle in a deployment format, with its parity on real inputs and its cost.",
+    writes={
+        "export/": "the file and export.json",
+        "cost.json": "params, MACs and bytes, in total and by layer",
+    },
     packages=("torch", "onnx", "onnxscript", "onnxruntime"),
     context=examples,
 )

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from pydantic import Field
+
 from lwplugin.components.step import Step, StepConfig
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.progress import Progress
@@ -14,8 +16,8 @@ from lwplugin.progress import Progress
 class Config(StepConfig):
     """What is asked of the candidate."""
 
-    policy: Policy
-    budget: Budget = Budget()
+    policy: Policy = Field(description="the recipe's gate block")
+    budget: Budget = Field(Budget(), description="the target's upper limits")
 
 
 def run(
@@ -40,5 +42,6 @@ STEP = Step(
     inputs=("comparison", "export"),
     run=run,
     summary="Decide with statistics whether a measured candidate may take its parent's place.",
+    writes={"verdict.json": "pass, fail, inconclusive or error, with every check; sealed by its digest"},
     packages=("scipy",),
 )

@@ -63,6 +63,10 @@ STEP = Step(
     inputs=("candidate", "baseline", "light", "parent"),
     run=run,
     summary="Measure candidate and parent interleaved, in the target's runtime, on this machine.",
+    writes={
+        "comparison.json": "both measurements, the speed-up and how noisy the machine was",
+        "scores.npz": "per example: scores, answers, agreement, slices",
+    },
     packages=("onnxruntime",),
     context=_examples_and_machine,
     reusable=_quiet,

@@ -34,6 +34,7 @@ STEP = Step(
     inputs=("bundle",),
     run=run,
     summary="Remove weights, channels, heads or blocks.",
+    writes={"bundle/": "the pruned light model"},
     packages=("torch",),
     context=examples,
 )

@@ -15,7 +15,7 @@ from lwplugin.registry import Resolved
 class Config(StepConfig):
     """A concrete version: an alias is resolved when the plan is made, so that a plan means one model."""
 
-    version: Resolved
+    version: Resolved = Field(description="what lwplugin.registry.resolve answered")
     tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
 
 
@@ -33,6 +33,7 @@ STEP = Step(
     inputs=(),
     run=run,
     summary="Download a registered model version and keep it as a bundle.",
+    writes={"bundle/": "the light model, unchanged, with the origin it is rebuilt from"},
     packages=("torch",),
     outside_key=frozenset({"tracking_uri"}),
 )

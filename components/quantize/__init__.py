@@ -41,6 +41,7 @@ STEP = Step(
     inputs=("bundle",),
     run=run,
     summary="Represent weights and activations in fewer bits.",
+    writes={"bundle/": "the quantized light model, integers packed"},
     packages=("torch",),
     context=_examples_and_kernels,
 )

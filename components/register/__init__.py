@@ -18,12 +18,12 @@ from lwplugin.registry import Resolved
 class Config(DataConfig):
     """Where the version goes and what it is called."""
 
-    parent: Resolved
-    target: str
+    parent: Resolved = Field(description="the version it was made from")
+    target: str = Field(description="the target's name")
     threads: int = Field(1, ge=1, description="threads it was measured with; the serving default")
-    alias: str | None = None
+    alias: str | None = Field(None, description="moved to the new version last")
     name: str | None = Field(None, description="registered model; default: the parent's own")
-    recipe_digest: str
+    recipe_digest: str = Field(description="becomes a tag of the version")
     recipe: dict[str, Any] = Field(default_factory=dict, description="becomes the run's params")
     override: str | None = Field(None, description="reason to register against the verdict; recorded")
     tracking_uri: str | None = Field(None, description="MLflow; default: MLFLOW_TRACKING_URI")
@@ -76,5 +76,6 @@ STEP = Step(
     inputs=("light", "export", "comparison", "verdict", "report"),
     run=run,
     summary="Register a version that passed, with its lineage, once.",
+    writes={"registration.json": "name, version, alias and tags of what the registry holds now"},
     cached=False,  # the registry knows best what it holds
 )

@@ -26,7 +26,7 @@ _IMAGES = 24
 class Config(DataConfig):
     """What the page is about."""
 
-    parent: Resolved
+    parent: Resolved = Field(description="the version it was made from")
     target: dict[str, Any] = Field(description="the recipe's target")
     recipe: dict[str, Any] = Field(description="the whole recipe, as it was carried out")
 
@@ -104,6 +104,12 @@ STEP = Step(
     inputs=("light", "export", "parent_export", "comparison", "verdict"),
     run=run,
     summary="Draw what a run made for a target: HTML page, model card, JSON.",
+    writes={
+        "report.html": "one page, no external requests",
+        "model_card.md": "for the registry",
+        "report.json": "the same as data",
+        "junit.xml": "the checks, for CI",
+    },
     packages=("matplotlib",),
     context=examples,
 )

@@ -54,6 +54,7 @@ def main() -> None:
     data = lwplugin.data.load(recipe.data, recipe.task)  # the same split that the recipe judges on
     model = train(data, options.epochs)
     found = lwplugin.data.evaluate(model, data.need("test"), data.task)
+    score = found.metrics[data.task.metric]
 
     example = data.example(2).numpy()
     with torch.no_grad():
@@ -73,9 +74,7 @@ def main() -> None:
     version = str(logged.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, version)
     result = {"uri": f"models:/{NAME}/{version}", "alias": ALIAS, **found.metrics}
-    print(
-        f"registered {result['uri']} as @{ALIAS}, test {data.task.metric} {found.metrics[data.task.metric]:.4f}"
-    )
+    print(f"registered {result['uri']} as @{ALIAS}, test {data.task.metric} {score:.4f}")
     if options.result is not None:
         options.result.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 

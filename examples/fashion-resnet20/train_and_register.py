@@ -63,6 +63,7 @@ def main() -> None:
     data = lwplugin.data.load(recipe.data, recipe.task)  # the same split that the recipe judges on
     model = train(data, options.epochs)
     found = lwplugin.data.evaluate(model, data.need("test"), data.task)
+    score = found.metrics[data.task.metric]
 
     example = data.example(2).numpy()
     with torch.no_grad():
@@ -81,9 +82,7 @@ def main() -> None:
         )
     version = str(logged.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, version)
-    print(
-        f"registered models:/{NAME}/{version} as @{ALIAS}, test {data.task.metric} {found.metrics[data.task.metric]:.4f}"
-    )
+    print(f"registered models:/{NAME}/{version} as @{ALIAS}, test {data.task.metric} {score:.4f}")
 
 
 if __name__ == "__main__":

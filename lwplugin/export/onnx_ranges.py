@@ -59,6 +59,9 @@ def known_ranges(graph: GraphEditor, taken: dict[str, Range], given: dict[str, R
             known[output] = known[sources[0]]
         elif node.op_type in ("Relu", "Clip"):
             known[output] = clipped(known[sources[0]], limits(graph, node))
+        elif node.op_type == "Add" and len(sources) == len(node.input):
+            # No layer reads this sum, so it was not observed: the bound costs it at most one bit.
+            known[output] = _sum_of([known[name] for name in sources])
         elif node.op_type == "Concat":
             known[output] = _union_of([known[name] for name in sources])
     return known
@@ -95,3 +98,7 @@ def _union_of(parts: list[Range]) -> Range:
     for part in parts[1:]:
         result = union(result, part)
     return result
+
+
+def _sum_of(parts: list[Range]) -> Range:
+    return sum(lo for lo, _ in parts), sum(hi for _, hi in parts)

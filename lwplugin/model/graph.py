@@ -106,7 +106,9 @@ class Graph:
         mask = self._mask(removed)
         total = 0
         for name, shape in self.shapes.items():
-            sizes = [s if d is None else int(mask[d].sum()) for s, d in zip(shape, self.dims[name], strict=True)]
+            sizes = [
+                s if d is None else int(mask[d].sum()) for s, d in zip(shape, self.dims[name], strict=True)
+            ]
             total += math.prod(sizes)
         return total
 
@@ -168,7 +170,8 @@ def build(module: nn.Module, inputs: Inputs) -> Graph:
             if dim is not None:
                 walk.atoms.freeze(dim, "not used in the traced forward")
     resolved = {
-        name: [None if dim is None else walk.atoms.roots(dim) for dim in found] for name, found in dims.items()
+        name: [None if dim is None else walk.atoms.roots(dim) for dim in found]
+        for name, found in dims.items()
     }
     contractions = [
         Contraction(c.node, c.parameter, c.constant, tuple(walk.atoms.roots(d) for d in c.dims))

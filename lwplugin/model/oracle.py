@@ -127,7 +127,12 @@ def _integers_around(module: nn.Module, group: Group) -> list[tuple[str, str, in
         if isinstance(layer, _OWN_SIZES):
             continue
         for key, value in vars(layer).items():
-            if isinstance(value, int) and not isinstance(value, bool) and value > 1 and not key.startswith("_"):
+            if (
+                isinstance(value, int)
+                and not isinstance(value, bool)
+                and value > 1
+                and not key.startswith("_")
+            ):
                 found.append((path, key, value))
     return found
 

@@ -97,7 +97,9 @@ def _merge(atoms: Atoms, dims: list[Dim], sizes: list[int]) -> Dim:
 def _depends_on(grid: IntArray) -> int | None:
     """The one axis along which the atoms vary, if it is only one: then the split couples nothing."""
     varying = [
-        axis for axis in range(grid.ndim) if grid.shape[axis] > 1 and not (grid == np.take(grid, [0], axis)).all()
+        axis
+        for axis in range(grid.ndim)
+        if grid.shape[axis] > 1 and not (grid == np.take(grid, [0], axis)).all()
     ]
     return varying[0] if len(varying) == 1 else None
 

@@ -142,7 +142,18 @@ def fixed(node: fx.Node) -> Value | list[Value]:
     return Value([None] * len(shape_of(node)))
 
 
-FACTORIES = {"zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+FACTORIES = {
+    "zeros",
+    "ones",
+    "full",
+    "empty",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+}
 
 
 def pointwise(walk: Walk, node: fx.Node) -> Value:
@@ -153,7 +164,9 @@ def pointwise(walk: Walk, node: fx.Node) -> Value:
     shapes = [shape_of(n) for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
     for axis in range(len(shape)):
         back = len(shape) - axis
-        present = [v.dims[-back] for v, s in zip(operands, shapes, strict=True) if back <= len(s) and s[-back] != 1]
+        present = [
+            v.dims[-back] for v, s in zip(operands, shapes, strict=True) if back <= len(s) and s[-back] != 1
+        ]
         if not present:
             continue
         dim = present[0]
@@ -324,7 +337,9 @@ def _group_norm(walk: Walk, node: fx.Node) -> list[Value]:
     if channels is not None:
         blocks = channels.reshape(groups, -1)
         if groups == 1:
-            walk.atoms.freeze(channels, "normalised over all channels (one group): removing any would move the rest")
+            walk.atoms.freeze(
+                channels, "normalised over all channels (one group): removing any would move the rest"
+            )
         else:
             # A norm's group goes as a whole: its statistics stay what they were.
             walk.atoms.join(np.repeat(blocks[:, 0], blocks.shape[1]), channels)
@@ -390,7 +405,11 @@ def _reduction(walk: Walk, node: fx.Node) -> Value | list[Value]:
     out = list(data.dims)
     for axis in axes:
         out[axis] = None
-    kept = shape_of(node) if not isinstance(node.meta["val"], (tuple, list)) else tuple(node.meta["val"][0].shape)
+    kept = (
+        shape_of(node)
+        if not isinstance(node.meta["val"], (tuple, list))
+        else tuple(node.meta["val"][0].shape)
+    )
     if len(kept) != rank:
         out = [dim for axis, dim in enumerate(out) if axis not in axes]
     if isinstance(node.meta["val"], (tuple, list)):
@@ -450,7 +469,10 @@ def _stack(walk: Walk, node: fx.Node) -> Value:
     values = [walk.value(n) for n in node.args[0]]  # type: ignore[union-attr]
     dims = list(values[0].dims)
     for other in values[1:]:
-        dims = [walk.meet(a, b, "stacked with a tensor of fixed size") for a, b in zip(dims, other.dims, strict=True)]
+        dims = [
+            walk.meet(a, b, "stacked with a tensor of fixed size")
+            for a, b in zip(dims, other.dims, strict=True)
+        ]
     axis = int(node.args[1] if len(node.args) > 1 else 0) % len(shape_of(node))  # type: ignore[arg-type]
     dims.insert(axis, None)
     return Value(dims)
@@ -556,7 +578,9 @@ def _rearrange(walk: Walk, node: fx.Node) -> Value:
 def _repeat(walk: Walk, node: fx.Node) -> Value:
     data, counts = walk.value(node.args[0]), [int(c) for c in node.args[1]]  # type: ignore[union-attr, arg-type]
     dims = [None] * (len(counts) - len(data.dims)) + data.dims
-    return Value([None if dim is None else np.tile(dim, count) for dim, count in zip(dims, counts, strict=True)])
+    return Value(
+        [None if dim is None else np.tile(dim, count) for dim, count in zip(dims, counts, strict=True)]
+    )
 
 
 @rule("view", "_unsafe_view", "reshape", "flatten", "unflatten")

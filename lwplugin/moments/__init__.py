@@ -8,4 +8,14 @@ from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import Rows, inputs_of, responses_of, sample_rows, supports
 from lwplugin.moments.solve import Solution, removal_errors, solve
 
-__all__ = ["Moments", "Rows", "Solution", "inputs_of", "removal_errors", "responses_of", "sample_rows", "solve", "supports"]
+__all__ = [
+    "Moments",
+    "Rows",
+    "Solution",
+    "inputs_of",
+    "removal_errors",
+    "responses_of",
+    "sample_rows",
+    "solve",
+    "supports",
+]

@@ -113,7 +113,10 @@ def repair(
 
         return hook
 
-    with torch.no_grad(), _hooks(module, {name: before(name) for name in responses if supports(module.get_submodule(name))}):
+    with (
+        torch.no_grad(),
+        _hooks(module, {name: before(name) for name in responses if supports(module.get_submodule(name))}),
+    ):
         call(module, inputs)
     return done
 

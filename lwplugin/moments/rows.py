@@ -50,7 +50,11 @@ def sample_rows(
     ``valid`` (bool [examples, positions]) leaves out positions that are padding.
     """
     examples = response.shape[0]
-    positions = response[0, 0].numel() if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else response[0].numel() // response.shape[-1]
+    positions = (
+        response[0, 0].numel()
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d))
+        else response[0].numel() // response.shape[-1]
+    )
     total = examples * positions
     generator = torch.Generator().manual_seed(seed)
     if valid is not None and valid.numel() == total:

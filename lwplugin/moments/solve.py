@@ -55,7 +55,9 @@ def _solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.lstsq(matrix, right, driver="gelsd").solution
 
 
-def removal_errors(xx: Tensor, weight: Tensor, blocks: Sequence[np.ndarray], *, ridge: float = 1e-3) -> BlockRemoval:
+def removal_errors(
+    xx: Tensor, weight: Tensor, blocks: Sequence[np.ndarray], *, ridge: float = 1e-3
+) -> BlockRemoval:
     """Prepare the removal of blocks of inputs of one layer; see :class:`BlockRemoval`.
 
     Args:

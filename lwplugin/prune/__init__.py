@@ -66,4 +66,6 @@ def configure(method: Method, options: dict[str, Any]) -> PruneConfig:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"]) or "options"
-        raise RecipeError(f"Option {place} of {method.name} is not valid", got=first.get("input"), do=first["msg"]) from None
+        raise RecipeError(
+            f"Option {place} of {method.name} is not valid", got=first.get("input"), do=first["msg"]
+        ) from None

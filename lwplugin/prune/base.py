@@ -38,7 +38,9 @@ class PruneConfig(FinetuneOptions):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    macs: float | None = Field(None, gt=0, le=1, description="Fraction of the multiply-accumulates that stays.")
+    macs: float | None = Field(
+        None, gt=0, le=1, description="Fraction of the multiply-accumulates that stays."
+    )
     params: float | None = Field(None, gt=0, le=1, description="Fraction of the parameters that stays.")
     ranking: Literal["global", "per_layer"] = Field(
         "global", description="Compare units across layers, or take the same fraction from each layer."
@@ -48,7 +50,9 @@ class PruneConfig(FinetuneOptions):
     round_to: int | None = Field(
         None, ge=1, description="Channel counts in multiples of this; by default 8, less for narrow layers."
     )
-    repair: bool = Field(True, description="Solve the remaining weights in closed form after the cut; no labels.")
+    repair: bool = Field(
+        True, description="Solve the remaining weights in closed form after the cut; no labels."
+    )
     repair_examples: int = Field(1024, ge=1, description="Calibration examples the repair looks at.")
     recalibrate: bool = Field(True, description="Recompute batch-norm statistics after the cut.")
     seed: int = Field(0, description="Seed of every random choice.")
@@ -56,7 +60,9 @@ class PruneConfig(FinetuneOptions):
     @model_validator(mode="after")
     def _one_budget(self) -> PruneConfig:
         if (self.macs is None) == (self.params is None):
-            raise ValueError("give exactly one budget: macs or params (the fraction that stays, e.g. macs: 0.5)")
+            raise ValueError(
+                "give exactly one budget: macs or params (the fraction that stays, e.g. macs: 0.5)"
+            )
         return self
 
     @property
@@ -90,7 +96,12 @@ class Method:
 
 
 def run(
-    method: Method, model: LightModel, data: Data, config: PruneConfig, progress: Progress, checkpoint: Path | None
+    method: Method,
+    model: LightModel,
+    data: Data,
+    config: PruneConfig,
+    progress: Progress,
+    checkpoint: Path | None,
 ) -> LightModel:
     """The one way every structured method runs."""
     from lwplugin.model.bundle import HistoryEntry
@@ -108,12 +119,19 @@ def run(
     importance = method.score(parent, graph, data, config, progress)
     _check(importance, graph)
     removed = select(
-        graph, importance, config.budget, config.limits, ranking=config.ranking, fixed=skipped(graph, config.skip)
+        graph,
+        importance,
+        config.budget,
+        config.limits,
+        ranking=config.ranking,
+        fixed=skipped(graph, config.skip),
     )
     module = model.copy_module()
     cut(module, graph, removed)
     repairs = restore(parent, module, graph, removed, data, config, progress)
-    trained = finetune(module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress)
+    trained = finetune(
+        module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress
+    )
     agreement = _agreement(parent, module, data, config)
     if agreement is not None and agreement < config.collapse:
         raise MethodError(
@@ -152,9 +170,7 @@ def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
             raise MethodError(
                 f"skip names no prunable layer: '{pattern}'", do=f"use one of {', '.join(sorted(names)[:12])}"
             )
-    return [
-        g.index for g in graph.groups if any(fnmatch(n, p) for n in g.name.split(", ") for p in patterns)
-    ]
+    return [g.index for g in graph.groups if any(fnmatch(n, p) for n in g.name.split(", ") for p in patterns)]
 
 
 def restore(
@@ -237,7 +253,9 @@ def _agreement(parent: nn.Module, module: nn.Module, data: Data, config: PruneCo
     split = data.calibration.head(min(len(data.calibration), 512))
     new = predict(module, split, data.task)
     if not np.isfinite(new).all():
-        raise MethodError("The pruned model's outputs are not finite", do="keep more of it, or lower the learning rate")
+        raise MethodError(
+            "The pruned model's outputs are not finite", do="keep more of it, or lower the learning rate"
+        )
     old = predict(parent, split, data.task)
     return float(data.task.agreement(new, old).mean())
 

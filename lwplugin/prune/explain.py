@@ -39,7 +39,10 @@ def _layers(parent: nn.Module, graph: Graph, removed: Removal) -> list[dict[str,
             continue
         before = {name: list(graph.shapes[name]) for name in names}
         after = {
-            name: [s if d is None else int(mask[d].sum()) for s, d in zip(before[name], graph.dims[name], strict=True)]
+            name: [
+                s if d is None else int(mask[d].sum())
+                for s, d in zip(before[name], graph.dims[name], strict=True)
+            ]
             for name in names
         }
         rows.append(
@@ -81,7 +84,9 @@ def _removed(graph: Graph, removed: Removal, importance: Importance) -> list[dic
                 "units_after": len(group) - len(units),
                 "removed": units,
                 "importance": [float(f"{s:.4g}") for s in scores],
-                "importance_lost": float(f"{float(np.sum(scores[units])) / max(float(np.sum(scores)), 1e-30):.4g}"),
+                "importance_lost": float(
+                    f"{float(np.sum(scores[units])) / max(float(np.sum(scores)), 1e-30):.4g}"
+                ),
             }
         )
     return rows

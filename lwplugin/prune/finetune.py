@@ -24,7 +24,9 @@ class FinetuneOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     finetune_epochs: float = Field(0.0, ge=0, description="Passes over the training split after the cut.")
-    finetune_examples: int | None = Field(None, ge=1, description="Training examples an epoch; all by default.")
+    finetune_examples: int | None = Field(
+        None, ge=1, description="Training examples an epoch; all by default."
+    )
     finetune_lr: float = Field(1e-3, gt=0, description="Peak learning rate (AdamW, one cycle).")
     finetune_batch_size: int = Field(64, ge=1, description="Examples a step.")
     finetune_target: Literal["both", "parent", "labels"] = Field(
@@ -59,7 +61,11 @@ def finetune(
         schedule="onecycle",
         seed=seed,
     )
-    loss = None if options.finetune_target == "labels" else parent_loss(parent, data.task, options.finetune_target)
+    loss = (
+        None
+        if options.finetune_target == "labels"
+        else parent_loss(parent, data.task, options.finetune_target)
+    )
     result = train(module, data, config=config, loss=loss, checkpoint=checkpoint, progress=progress)
     module.eval()
     return {"finetune_steps": float(result.steps), "finetune_loss": float(result.losses[-1])}

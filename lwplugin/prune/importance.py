@@ -12,7 +12,9 @@ from torch import Tensor
 from lwplugin.model.graph import Group, Member
 
 
-def sum_by_unit(group: Group, values: Mapping[str, Tensor], members: Iterable[Member]) -> npt.NDArray[np.float64]:
+def sum_by_unit(
+    group: Group, values: Mapping[str, Tensor], members: Iterable[Member]
+) -> npt.NDArray[np.float64]:
     """For each unit the sum of ``values`` (tensors shaped like the parameters) over its slices of ``members``."""
     total = torch.zeros(len(group), dtype=torch.float64)
     for name, axis in members:

@@ -120,5 +120,8 @@ def _columns(channels: np.ndarray, kernel: int) -> np.ndarray:
 
 
 METHOD = Method(
-    "reconstruct", ReconstructConfig, score, "least error of the layers that read a unit, by second moments; no labels"
+    "reconstruct",
+    ReconstructConfig,
+    score,
+    "least error of the layers that read a unit, by second moments; no labels",
 )

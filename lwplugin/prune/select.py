@@ -116,7 +116,11 @@ def select(
 
 
 def _queue(
-    graph: Graph, importance: Importance, free: Sequence[Group], orders: dict[int, npt.NDArray[np.int64]], kind: str
+    graph: Graph,
+    importance: Importance,
+    free: Sequence[Group],
+    orders: dict[int, npt.NDArray[np.int64]],
+    kind: str,
 ) -> list[int]:
     """Group indices in the order in which units go: the next unit of a group is its least important one left."""
     cost = graph.macs if kind == "macs" else graph.params
@@ -125,7 +129,9 @@ def _queue(
     for group in free:
         sample = list(range(max(1, len(group) // 2)))
         saved = max((whole - float(cost({group.index: sample}))) / len(sample), 1e-9 * whole)
-        ordered = np.maximum.accumulate(np.asarray(importance[group.index], dtype=np.float64)[orders[group.index]])
+        ordered = np.maximum.accumulate(
+            np.asarray(importance[group.index], dtype=np.float64)[orders[group.index]]
+        )
         keys.append(ordered / saved)
         owners.append(np.full(len(group), group.index))
     order = np.argsort(np.concatenate(keys), kind="stable")
@@ -133,5 +139,7 @@ def _queue(
 
 
 def _counts(queue: Sequence[int], free: Sequence[Group]) -> dict[int, int]:
-    found = np.bincount(np.asarray(queue, dtype=np.int64), minlength=max((g.index for g in free), default=0) + 1)
+    found = np.bincount(
+        np.asarray(queue, dtype=np.int64), minlength=max((g.index for g in free), default=0) + 1
+    )
     return {g.index: int(found[g.index]) for g in free}

@@ -25,10 +25,14 @@ class TaylorConfig(PruneConfig):
     """Options of ``taylor``."""
 
     taylor_examples: int = Field(1024, ge=1, description="Labelled calibration examples for the gradients.")
-    taylor_batch_size: int = Field(16, ge=1, description="Examples a gradient; squares are averaged over them.")
+    taylor_batch_size: int = Field(
+        16, ge=1, description="Examples a gradient; squares are averaged over them."
+    )
 
 
-def score(module: nn.Module, graph: Graph, data: Data, config: TaylorConfig, progress: Progress) -> Importance:
+def score(
+    module: nn.Module, graph: Graph, data: Data, config: TaylorConfig, progress: Progress
+) -> Importance:
     """E[(∂loss/∂gate)²] of a gate on each unit, over small batches.
 
     The gate sits on the unit where other layers read it: its derivative is the sum of weight × gradient over the
@@ -50,7 +54,8 @@ def score(module: nn.Module, graph: Graph, data: Data, config: TaylorConfig, pro
         for batch in split.batches(config.taylor_batch_size):
             if batch.targets is None:
                 raise MethodError(
-                    "taylor needs labels on the calibration examples", do="give labels, or use method: reconstruct"
+                    "taylor needs labels on the calibration examples",
+                    do="give labels, or use method: reconstruct",
                 )
             loss = data.task.loss(data.task.outputs(call(module, batch.inputs)), batch.targets)
             if not torch.isfinite(loss):
@@ -71,4 +76,6 @@ def score(module: nn.Module, graph: Graph, data: Data, config: TaylorConfig, pro
     return [s / max(steps, 1) for s in sums]
 
 
-METHOD = Method("taylor", TaylorConfig, score, "least change of the loss first, by gradients on labelled examples")
+METHOD = Method(
+    "taylor", TaylorConfig, score, "least change of the loss first, by gradients on labelled examples"
+)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
 from lwplugin.errors import RegistryError
-
-if TYPE_CHECKING:
-    from mlflow.models import ModelSignature
 
 FLAVOR = "lwplugin"
 Kind = Literal["lwplugin", "pytorch", "transformers"]
@@ -81,24 +78,3 @@ def signature_json(content: dict[str, Any]) -> dict[str, Any] | None:
         raise RegistryError(
             "The MLmodel's signature is no JSON", got=error, do="register the model again"
         ) from None
-
-
-def to_signature(plain: dict[str, Any]) -> ModelSignature:
-    """The inverse of `signature_json`, as MLflow's object."""
-    from mlflow.models import ModelSignature
-
-    signature: ModelSignature = ModelSignature.from_dict(
-        {
-            part: None if plain.get(part) is None else json.dumps(plain[part])
-            for part in ("inputs", "outputs", "params")
-        }
-    )
-    return signature
-
-
-def example_files(content: dict[str, Any]) -> list[str]:
-    """Relative paths of the input example's files; empty where there is none."""
-    info = content.get("saved_input_example_info")
-    if not isinstance(info, dict):
-        return []
-    return [str(info[key]) for key in ("artifact_path", "serving_input_path") if info.get(key)]

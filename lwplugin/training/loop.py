@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -27,6 +26,7 @@ from lwplugin.training.checkpoint import Position
 from lwplugin.training.config import TrainConfig
 from lwplugin.training.optimizer import make_optimizer, set_lr
 from lwplugin.training.precision import choose_device, choose_dtype
+from lwplugin.training.randomness import epoch_seed, own_randomness
 from lwplugin.training.result import TrainResult
 from lwplugin.training.schedule import factor
 
@@ -90,7 +90,7 @@ class _Run:
 
     def go(self) -> TrainResult:
         home = device_of(self.module)
-        with _own_randomness(self.config.seed, self.device), kept_modes(self.module):
+        with own_randomness(self.config.seed, self.device), kept_modes(self.module):
             try:
                 self.module.to(self.device)
                 self._run()
@@ -134,7 +134,7 @@ class _Run:
         self.module.train()
         if config.freeze_norm:
             _freeze_norms(self.module)
-        seed = _epoch_seed(config.seed, at.epoch)
+        seed = epoch_seed(config.seed, at.epoch)
         stream = islice(
             self.split.batches(config.batch_size, seed=seed, skip=at.batch), self.batches - at.batch
         )
@@ -156,7 +156,7 @@ class _Run:
         set_lr(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         examples = sum(len(batch) for batch in group)
-        whole: torch.Tensor | None = None
+        parts: list[torch.Tensor] = []
         for batch in group:
             if self.device.type != "cpu":
                 batch = batch.to(self.device)
@@ -170,9 +170,8 @@ class _Run:
                 # Weighted by size, so that accumulation is exactly the large batch it stands for.
                 value = value * (len(batch) / examples)
             self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
-            whole = value.detach() if whole is None else whole + value.detach()
-        assert whole is not None
-        self.pending.append(whole)
+            parts.append(value.detach())
+        self.pending.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum())
         if self.device.type == "cpu" or len(self.pending) >= _GPU_LOSSES:
             # Before the step on a CPU: weights are still sound when the error is raised.
             self._fetch_losses()
@@ -312,26 +311,7 @@ def _batches_per_epoch(split: Split, config: TrainConfig) -> int:
     return batches - 1 if last == 1 and batches > 1 and config.batch_size > 1 else batches
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
-
-
 def _freeze_norms(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()
-
-
-@contextmanager
-def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeded random numbers and deterministic kernels for the training, the caller's state afterwards."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        try:
-            yield
-        finally:
-            cudnn.deterministic, cudnn.benchmark = before

@@ -34,7 +34,9 @@ def operators(file: Path) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def floating(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return export(trained_net, digits_data, path=tmp_path_factory.mktemp("float"), metadata={"labels": "0,1,2"})
+    return export(
+        trained_net, digits_data, path=tmp_path_factory.mktemp("float"), metadata={"labels": "0,1,2"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,12 @@ def test_a_description_cannot_point_elsewhere(name: str, floating: Exported, tmp
 
 @pytest.mark.parametrize("quantized", [False, True])
 def test_the_same_model_gives_the_same_bytes(
-    quantized: bool, floating: Exported, integer: Exported, trained_net: nn.Module, digits_data: Data, tmp_path: Path
+    quantized: bool,
+    floating: Exported,
+    integer: Exported,
+    trained_net: nn.Module,
+    digits_data: Data,
+    tmp_path: Path,
 ) -> None:
     model = quantize(trained_net, digits_data, reduce_range=True) if quantized else trained_net
     again = export(
@@ -131,7 +138,9 @@ def test_a_tensor_has_one_pair_and_activations_are_fused(integer: Exported) -> N
     assert len(sources) == len(set(sources))
 
 
-def test_integer_weights_are_the_bundle_s_own(trained_net: nn.Module, digits_data: Data, tmp_path: Path) -> None:
+def test_integer_weights_are_the_bundle_s_own(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
     light = quantize(trained_net, digits_data)
     file = export(light, digits_data, path=tmp_path, parity=False).file
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(str(file)).graph.initializer}

@@ -149,7 +149,9 @@ class ShuffleV2(nn.Module):
         super().__init__()
         self.stem = conv_bn(1, c)
         h = c // 2
-        self.branches = nn.ModuleList(nn.Sequential(conv_bn(h, h, 1), conv_bn(h, h, 3, groups=h)) for _ in range(2))
+        self.branches = nn.ModuleList(
+            nn.Sequential(conv_bn(h, h, 1), conv_bn(h, h, 3, groups=h)) for _ in range(2)
+        )
         self.head = nn.Linear(c, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -254,7 +256,9 @@ class MhaNet(nn.Module):
 
 
 class LstmNet(nn.Module):
-    def __init__(self, layers: int = 1, bidirectional: bool = False, kind: type[nn.RNNBase] = nn.LSTM) -> None:
+    def __init__(
+        self, layers: int = 1, bidirectional: bool = False, kind: type[nn.RNNBase] = nn.LSTM
+    ) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 12)
         self.rnn = kind(12, 10, num_layers=layers, bidirectional=bidirectional, batch_first=True)
@@ -279,7 +283,11 @@ class Tied(nn.Module):
 class Shared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.twice, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+        self.stem, self.twice, self.head = (
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.Linear(8, 10),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.stem(x))

@@ -102,7 +102,9 @@ def test_tied_and_uncalled_layers_stay_in_float(digits_data: Data) -> None:
 
 def test_bias_correction_brings_channel_means_back(trained_net: nn.Module, digits_data: Data) -> None:
     def gap(choice: bool) -> float:
-        made = quantize(trained_net, digits_data, bias_correction=choice, calibrator="percentile", percentile=95)
+        made = quantize(
+            trained_net, digits_data, bias_correction=choice, calibrator="percentile", percentile=95
+        )
         batch = next(digits_data.need("calibration").batches(256))
         with torch.no_grad():
             return float((made.module(batch.inputs).mean(0) - trained_net(batch.inputs).mean(0)).abs().max())

@@ -19,7 +19,9 @@ def rounding_error(x: torch.Tensor, bounds: tuple[float, float]) -> float:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    scales=st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=5), seed=st.integers(0, 999), shift=st.floats(-3, 3)
+    scales=st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=5),
+    seed=st.integers(0, 999),
+    shift=st.floats(-3, 3),
 )
 def test_histogram_loses_no_value_and_keeps_them_in_their_bins(
     scales: list[float], seed: int, shift: float
@@ -71,7 +73,9 @@ def test_an_outlier_does_not_cost_every_other_value_its_precision(name: str) -> 
 
 def test_mse_is_no_worse_than_any_uniformly_clipped_range() -> None:
     generator = torch.Generator().manual_seed(1)
-    x = torch.distributions.Laplace(0.0, 1.0).icdf(torch.rand(100_000, generator=generator).clamp(1e-6, 1 - 1e-6))
+    x = torch.distributions.Laplace(0.0, 1.0).icdf(
+        torch.rand(100_000, generator=generator).clamp(1e-6, 1 - 1e-6)
+    )
     observer = make_observer("mse")
     observer.update(x)
     ours = rounding_error(x, observer.range())

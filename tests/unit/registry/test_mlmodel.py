@@ -51,7 +51,7 @@ def test_a_pickled_module_and_a_traced_graph_are_told_apart(tmp_path: Path) -> N
     assert mlmodel.kind(tmp_path, content) == "pytorch"
 
 
-def test_a_signature_goes_to_plain_json_and_back() -> None:
+def test_a_signature_becomes_plain_json() -> None:
     from mlflow.models import infer_signature
 
     signature = infer_signature({"ids": np.zeros((2, 3), np.int64)}, np.zeros((2, 5), np.float32), {"top": 3})
@@ -59,5 +59,4 @@ def test_a_signature_goes_to_plain_json_and_back() -> None:
     assert plain is not None
     assert plain["inputs"][0]["name"] == "ids"
     assert plain["outputs"] == [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 5]}}]
-    assert mlmodel.to_signature(plain) == signature
     assert mlmodel.signature_json({"signature": None}) is None
