@@ -10,4 +10,4 @@ for entry in lwplugin/*; do
     ln -s "../../../$entry" "$tree/"
 done
 ln -s ../../../components ../../../pipelines "$tree/"
-MYPYPATH=build/types exec "${BIN:-.venv/bin}/mypy" --strict --cache-dir .mypy_cache -p lwplugin
+MYPYPATH=build/types exec "${BIN:-.venv/bin}/mypy" --config-file pyproject.toml --cache-dir .mypy_cache -p lwplugin
