@@ -205,7 +205,9 @@ def main() -> None:
                 start = time.perf_counter()
                 session.run(None, {"input": x})
                 times[name].append((time.perf_counter() - start) * 1e3)
-        print("| file | accuracy | same answer | logits dB | p50_ms | against float | size_bytes | integer kernels |")
+        print(
+            "| file | accuracy | same answer | logits dB | p50_ms | against float | size_bytes | integer kernels |"
+        )
         print("|---|---|---|---|---|---|---|---|")
         base, wanted = np.array(times["float"][100:]), np.empty(0)
         for name, session in running.items():

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
-from lwplugin.artifact import Store
 from lwplugin.components import installed_steps, step_named
 from lwplugin.components.code import code_digest
 from lwplugin.components.step import Step, StepConfig, execute
+
+from lwplugin.artifact import Store
 from lwplugin.progress import Progress
 
 REPEATS = 100

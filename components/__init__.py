@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from lwplugin.components.step import Step
+
 from lwplugin.errors import RecipeError, did_you_mean
 
 STEPS = (

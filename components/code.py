@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import lwplugin
 import lwplugin.components
+
+import lwplugin
 from lwplugin.artifact import digest_json
 
 # Any mention counts, also `import_module("lwplugin.x")`: one room too many is a rerun, one too few a lie.

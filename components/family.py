@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from lwplugin.components.step import StepConfig
 from pydantic import Field
 
-from lwplugin.components.step import StepConfig
 from lwplugin.data.spec import DataSpec, TaskSpec
 
 

@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
+from lwplugin.components.code import code_digest
 from pydantic import BaseModel, ConfigDict
 
 from lwplugin.artifact import Store, digest_directory, digest_json
-from lwplugin.components.code import code_digest
 from lwplugin.errors import StoreError
 from lwplugin.progress import Progress, silent
 

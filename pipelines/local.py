@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lwplugin.artifact import Store
 from lwplugin.components import step_named
 from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute, find
-from lwplugin.errors import LwpluginError
 from lwplugin.pipelines.plan import Plan, PlannedStep
+
+from lwplugin.artifact import Store
+from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
 from lwplugin.settings import settings
 
@@ -106,8 +107,8 @@ def _run(
     absent = [source for source in planned.inputs.values() if source not in made]
     if absent:
         return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"{absent[0]} has no result")
-    if planned.only_if_passed and (status := verdict_status(made[planned.only_if_passed].path)) != "pass":
-        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {status}")
+    if planned.only_if_passed and (verdict := verdict_status(made[planned.only_if_passed].path)) != "pass":
+        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {verdict}")
     began = time.perf_counter()
     try:
         step = steps(planned.step)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from pydantic import Field
-
 from lwplugin.components.family import DataConfig, examples
 from lwplugin.components.step import Step
+from pydantic import Field
+
 from lwplugin.progress import Progress
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lwplugin.components.step import Step, StepConfig
 from pydantic import Field
 
-from lwplugin.components.step import Step, StepConfig
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.progress import Progress
 

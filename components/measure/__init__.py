@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from lwplugin.components.family import DataConfig, examples
 from lwplugin.components.step import Step
+from pydantic import Field
+
 from lwplugin.progress import Progress
 
 
@@ -27,7 +27,7 @@ def run(
 ) -> None:
     from lwplugin.data import load as load_data
     from lwplugin.export import load_exported
-    from lwplugin.measure import measure
+    from lwplugin.measure import Comparison, measure
     from lwplugin.model import load
 
     comparison = measure(
@@ -41,6 +41,7 @@ def run(
         batch=config.batch,
         progress=progress,
     )
+    assert isinstance(comparison, Comparison)  # a baseline was given
     comparison.save(output)
 
 

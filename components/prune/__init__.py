@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lwplugin.components.family import FamilyConfig, examples
 from lwplugin.components.step import Step
+
 from lwplugin.progress import Progress
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from lwplugin.components.step import Step, StepConfig
 from pydantic import Field
 
-from lwplugin.components.step import Step, StepConfig
 from lwplugin.progress import Progress
 from lwplugin.registry import Resolved
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lwplugin.components.family import FamilyConfig, examples
 from lwplugin.components.step import Step
+
 from lwplugin.progress import Progress
 
 

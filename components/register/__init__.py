@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from lwplugin.components.family import DataConfig, examples
 from lwplugin.components.step import Step
+from pydantic import Field
+
 from lwplugin.progress import Progress
 from lwplugin.registry import Resolved
 

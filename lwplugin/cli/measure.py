@@ -39,7 +39,7 @@ def measure_command(
         raise click.UsageError("--output saves a comparison: give --baseline too.")
     with only_json(as_json) as out:
         from lwplugin.data import load as load_data
-        from lwplugin.measure import measure
+        from lwplugin.measure import Comparison, measure
         from lwplugin.recipe import load_recipe
 
         loaded = load_recipe(recipe)
@@ -57,6 +57,7 @@ def measure_command(
         finally:
             progress.close()
         if output is not None:
+            assert isinstance(result, Comparison)  # --output asks for --baseline
             result.save(output)
         if as_json:
             write_json(result.model_dump(mode="json"), out)

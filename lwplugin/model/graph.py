@@ -232,10 +232,10 @@ def _groups(
         together.setdefault(frozenset(members), []).append(root)
     order = {name: position for position, name in enumerate(states)}
     groups: list[Group] = []
-    for members, roots in sorted(together.items(), key=lambda item: min(order[n] for n, _ in item[0])):
+    for owned, roots in sorted(together.items(), key=lambda item: min(order[n] for n, _ in item[0])):
         unit_of = {root: unit for unit, root in enumerate(sorted(roots))}
         owners = {}
-        for name, axis in sorted(members, key=lambda m: (order[m[0]], m[1])):
+        for name, axis in sorted(owned, key=lambda m: (order[m[0]], m[1])):
             dim = dims[name][axis]
             assert dim is not None
             owners[name, axis] = np.array([unit_of.get(r, -1) for r in dim.tolist()], dtype=np.int64)

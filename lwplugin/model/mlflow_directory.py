@@ -90,13 +90,14 @@ def _transformers(directory: Path, options: dict[str, Any], numbers: bool) -> nn
         raise ModelError(
             "The model's class is not one of the installed transformers", got=name, do="install its version"
         )
+    model: Any = cls
     try:
         if numbers:
-            loaded: Any = cls.from_pretrained(
+            loaded: Any = model.from_pretrained(
                 str(place), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
             )
         else:
-            from_config: Any = cls._from_config
+            from_config: Any = model._from_config
             config = transformers.AutoConfig.from_pretrained(str(place), local_files_only=True)
             loaded = build_uninitialised(lambda: from_config(config))
     except Exception as error:

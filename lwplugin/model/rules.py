@@ -367,7 +367,8 @@ def _layer_norm(walk: Walk, node: fx.Node) -> Value | list[Value]:
 def _embedding(walk: Walk, node: fx.Node) -> Value:
     table = walk.value(node.args[0])
     walk.freeze(table, "rows of an embedding are a vocabulary", [0])
-    return Value([None] * (len(shape_of(node)) - 1) + [table.dims[1]])
+    lead: list[Dim] = [None] * (len(shape_of(node)) - 1)
+    return Value([*lead, table.dims[1]])
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d",
@@ -563,12 +564,14 @@ def _rearrange(walk: Walk, node: fx.Node) -> Value:
         order = [axis for axis in range(rank) if axis not in gone]
     elif name == "expand":
         extra = len(shape_of(node)) - rank
-        order = [None] * extra + [a if shape[a] == shape_of(node)[a + extra] else None for a in range(rank)]
+        order = [
+            a - extra if a >= extra and shape[a - extra] == size else None for a, size in enumerate(shape_of(node))
+        ]
     else:
         walk.freeze(data, f"operation {name} is not known to the dependency graph")
         return Value([None] * len(shape_of(node)))
     dims = [None if axis is None else data.dims[axis] for axis in order]
-    axes = None
+    axes: list[int | None] | None = None
     if data.axes is not None:
         axes = [None if axis is None else data.axes[axis] for axis in order]
     return Value(dims, data.parameter, axes)

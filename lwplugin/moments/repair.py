@@ -19,7 +19,6 @@ from lwplugin.data.batch import Inputs, call, take
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
     Rows,
-    groups_of,
     inputs_of,
     responses_of,
     sample_rows,

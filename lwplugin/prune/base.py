@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, concatenate, take
@@ -54,7 +54,11 @@ class PruneConfig(FinetuneOptions):
         True, description="Solve the remaining weights in closed form after the cut; no labels."
     )
     repair_examples: int = Field(1024, ge=1, description="Calibration examples the repair looks at.")
-    recalibrate: bool = Field(True, description="Recompute batch-norm statistics after the cut.")
+    recalibrate: bool | None = Field(
+        None,
+        description="Recompute batch-norm statistics after the cut; by default only where there was no repair, "
+        "which already aims at the parent's statistics.",
+    )
     seed: int = Field(0, description="Seed of every random choice.")
 
     @model_validator(mode="after")
@@ -190,7 +194,7 @@ def restore(
         progress("parent responses", 0, None)
         responses = parent_responses(parent, inputs, names, seed=config.seed)
         done = repair(module, inputs, responses, kept_outputs(graph, removed, names), progress=progress)
-    if config.recalibrate:
+    if config.recalibrate or (config.recalibrate is None and not config.repair):
         from lwplugin.training.recalibrate import recalibrate_batchnorm
 
         recalibrate_batchnorm(module, data.need("calibration"))

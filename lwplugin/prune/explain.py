@@ -16,7 +16,7 @@ from lwplugin.prune.select import Importance
 def explain(
     parent: nn.Module, graph: Graph, removed: Removal, importance: Importance, repairs: Sequence[LayerRepair]
 ) -> dict[str, Any]:
-    """JSON: ``layers`` before and after, ``removed`` units per group with their importance, ``left_alone``, ``repair``."""
+    """JSON: ``layers`` before and after, ``removed`` units with their importance, ``left_alone``, ``repair``."""
     return {
         "layers": _layers(parent, graph, removed),
         "removed": _removed(graph, removed, importance),

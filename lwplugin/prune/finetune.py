@@ -23,7 +23,7 @@ class FinetuneOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    finetune_epochs: float = Field(0.0, ge=0, description="Passes over the training split after the cut.")
+    finetune_epochs: int = Field(0, ge=0, description="Passes over the training split after the cut.")
     finetune_examples: int | None = Field(
         None, ge=1, description="Training examples an epoch; all by default."
     )

@@ -99,8 +99,9 @@ def _greedy(
         blocks = [_columns(np.flatnonzero(owner == unit), kernel) for unit in range(len(group))]
         if len({len(block) for block in blocks}) != 1:
             continue
-        for g in range(weight.shape[0]):
-            removals.append((BlockRemoval(xx[g], weight[g].cpu(), blocks, ridge), energy))
+        removals += [
+            (BlockRemoval(xx[g], weight[g].cpu(), blocks, ridge), energy) for g in range(weight.shape[0])
+        ]
     scores = np.zeros(len(group))
     if not removals:
         return np.full(len(group), np.inf)

@@ -5,8 +5,9 @@ Pure functions over a dependency graph and one importance per unit; every prunin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ def kept_count(group: Group, wanted: int, limits: Limits) -> int:
         multiple = 1
     least = max(1, int(np.ceil(limits.floor * size)))
     least = min(size, -(-least // multiple) * multiple)
-    near = int(round(wanted / multiple)) * multiple
+    near = round(wanted / multiple) * multiple
     return size if wanted >= size else min(size, max(least, near))
 
 
@@ -90,16 +91,17 @@ def select(
             out[group.index] = sorted(orders[group.index][: len(group) - keep].tolist())
         return {index: units for index, units in out.items() if units}
 
+    plan: Callable[[int], dict[int, int]]
     if ranking == "per_layer":
         steps = 256
-        plans = lambda k: {g.index: round(len(g) * k / steps) for g in free}  # noqa: E731
+        plan = partial(_even, free, steps)
     else:
         queue = _queue(graph, importance, free, orders, budget.kind)
         steps = len(queue)
-        plans = lambda k: _counts(queue[:k], free)  # noqa: E731
+        plan = partial(_counts, free, queue)
 
     low, high = 0, steps
-    lowest = float(cost(removal(plans(steps)))) / whole
+    lowest = float(cost(removal(plan(steps)))) / whole
     if lowest > budget.kept:
         raise MethodError(
             f"The model cannot be pruned to {budget.kept:.1%} of its {budget.kind}",
@@ -108,11 +110,11 @@ def select(
         )
     while low < high:
         middle = (low + high) // 2
-        if float(cost(removal(plans(middle)))) / whole <= budget.kept:
+        if float(cost(removal(plan(middle)))) / whole <= budget.kept:
             high = middle
         else:
             low = middle + 1
-    return removal(plans(high))
+    return removal(plan(high))
 
 
 def _queue(
@@ -138,8 +140,13 @@ def _queue(
     return np.concatenate(owners)[order].tolist() if keys else []
 
 
-def _counts(queue: Sequence[int], free: Sequence[Group]) -> dict[int, int]:
-    found = np.bincount(
-        np.asarray(queue, dtype=np.int64), minlength=max((g.index for g in free), default=0) + 1
-    )
+def _even(free: Sequence[Group], steps: int, k: int) -> dict[int, int]:
+    """Units that each group loses after ``k`` of ``steps`` equal steps."""
+    return {g.index: round(len(g) * k / steps) for g in free}
+
+
+def _counts(free: Sequence[Group], queue: Sequence[int], k: int) -> dict[int, int]:
+    """Units that each group loses after the first ``k`` of the queue."""
+    width = max((g.index for g in free), default=0) + 1
+    found = np.bincount(np.asarray(queue[:k], dtype=np.int64), minlength=width)
     return {g.index: int(found[g.index]) for g in free}

@@ -124,7 +124,7 @@ def _plain_row(name: str, key: str, before: Json, after: Json, smaller: str, lar
 
 
 def _latency(name: str, key: str, before: Json, after: Json) -> list[SideRow]:
-    a, b = before.get("latency") or {}, after.get("latency") or {}
+    a, b = Json(before.get("latency") or {}), Json(after.get("latency") or {})
     old, new = number(a.get(f"{key}_ms")), number(b.get(f"{key}_ms"))
     if old is None and new is None:
         return []
@@ -189,9 +189,9 @@ def _fidelity(before: Json, after: Json) -> list[SideRow]:
         ("Outputs beside the torch model (SQNR)", "parity", "sqnr_db"),
         ("Kernels beside the float simulation (SQNR)", "kernel_sqnr_db"),
     ):
-        cells = [_decibels(side, path) for side in (before, after)]
-        if any(cell != units.MISSING for cell in cells):
-            rows.append(SideRow(name, *cells, change=" "))
+        old, new = (_decibels(side, path) for side in (before, after))
+        if units.MISSING not in {old, new} or old != new:
+            rows.append(SideRow(name, old, new, change=" "))
     # The simulation may have seen only the first of the examples: only its gap speaks of the same ones.
     for metric, value in list((after.get("simulation") or {}).items())[:1]:
         gap = number((after.get("kernel_gap") or {}).get(metric))

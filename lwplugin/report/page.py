@@ -157,7 +157,7 @@ def _span(slices: list[facts.SliceRow]) -> tuple[float, float]:
     values = [0.0]
     for row in slices:
         for key in ("estimate", "low", "high", "limit"):
-            value = number((row.check or {}).get(key))
+            value = number(row.check[key]) if row.check and key in row.check else None
             if value is not None:
                 values.append(value)
         values.append(row.light - row.parent)

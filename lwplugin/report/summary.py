@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from lwplugin.report import facts
 from lwplugin.report.inputs import Content, Json
@@ -13,7 +14,7 @@ SCHEMA_VERSION = 1
 
 def summary(content: Content) -> Json:
     """Plain JSON; the per-example arrays stay in scores.npz, slices carry their counts."""
-    return {
+    plain: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": content.name,
         "status": content.verdict.get("status"),
@@ -31,3 +32,4 @@ def summary(content: Content) -> Json:
         "environment": content.environment,
         "notes": content.notes,
     }
+    return Json(plain)

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 import lwplugin.components
+import pytest
 from lwplugin.components import installed_steps
 from lwplugin.components.readme import readme
 

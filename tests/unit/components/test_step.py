@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lwplugin.artifact import Store
 from lwplugin.components import installed_steps, step_named
 from lwplugin.components.code import code_digest
 from lwplugin.components.step import Artifact, Step, StepConfig, execute, find
+
+from lwplugin.artifact import Store
 from lwplugin.errors import MethodError, RecipeError
 from lwplugin.progress import Progress
 

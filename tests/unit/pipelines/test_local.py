@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from lwplugin.artifact import Store
 from lwplugin.components.step import Step, StepConfig
-from lwplugin.errors import LwpluginError, MethodError
 from lwplugin.pipelines.local import RunResult, run_plan
 from lwplugin.pipelines.plan import Plan, PlannedStep
+
+from lwplugin.artifact import Store
+from lwplugin.errors import LwpluginError, MethodError
 from lwplugin.progress import Progress
 from lwplugin.registry import Resolved
 

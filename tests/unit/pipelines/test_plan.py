@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 import yaml
-
 from lwplugin.components import step_named
 from lwplugin.pipelines.plan import Plan, PlannedStep, make_plan
+
 from lwplugin.recipe import Recipe
 from lwplugin.recipe_file import parse_recipe
 from lwplugin.registry import Resolved
