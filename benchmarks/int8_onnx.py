@@ -73,8 +73,8 @@ class ResNet20(nn.Module):
 
 def read(kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Images [n, 1, 28, 28] normalised, labels int64 [n]."""
-    images = gzip.open(FASHION / f"{kind}-images-idx3-ubyte.gz").read()
-    labels = gzip.open(FASHION / f"{kind}-labels-idx1-ubyte.gz").read()
+    images = gzip.decompress((FASHION / f"{kind}-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((FASHION / f"{kind}-labels-idx1-ubyte.gz").read_bytes())
     x = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 1, 28, 28).astype(np.float32)
     return (x / 255 - 0.286) / 0.353, np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwplugin.errors import MethodError
-from lwplugin.model.graph import Graph, Group
+from lwplugin.model.graph import Graph, Group, Removal
 
 Importance = Sequence[npt.NDArray[np.float64]]
 """For each group of a graph, what removing each unit is thought to cost; comparable across groups."""
@@ -114,7 +114,43 @@ def select(
             high = middle
         else:
             low = middle + 1
-    return removal(plan(high))
+    found = removal(plan(high))
+    if ranking == "global":
+        ceiling = budget.kept * whole
+        found = _give_back(importance, free, orders, limits, found, lambda r: float(cost(r)), ceiling)
+    return found
+
+
+def _give_back(
+    importance: Importance,
+    free: Sequence[Group],
+    orders: dict[int, npt.NDArray[np.int64]],
+    limits: Limits,
+    removed: dict[int, list[int]],
+    cost: Callable[[Removal], float],
+    ceiling: float,
+) -> dict[int, list[int]]:
+    """Rounding to multiples leaves some of the budget unused: spend it where it buys the most importance back."""
+    while True:
+        now, best = cost(removed), None
+        for group in free:
+            gone = removed.get(group.index, [])
+            wider = kept_count(group, len(group) - len(gone) + multiple_for(group, limits), limits)
+            back = len(gone) - (len(group) - wider)
+            if back <= 0:
+                continue
+            order = orders[group.index]
+            trial = {**removed, group.index: sorted(order[: len(group) - wider].tolist())}
+            spent = cost(trial)
+            if spent > ceiling:
+                continue
+            regained = float(np.sum(importance[group.index][order[len(gone) - back : len(gone)]]))
+            gain = regained / max(spent - now, 1e-9 * ceiling)
+            if best is None or gain > best[0]:
+                best = (gain, trial)
+        if best is None:
+            return {index: units for index, units in removed.items() if units}
+        removed = best[1]
 
 
 def _queue(

@@ -33,7 +33,7 @@ def test_every_group_can_be_cut_and_the_output_does_not_move(name: str) -> None:
     graph = trace(module, inputs)
     prunable = {layer for group in graph.groups for layer in group.name.split(", ")}
     assert set(expected) <= prunable, graph.left_alone
-    for seed in range(3):
+    for seed in range(2):
         for group in graph.groups:
             assert moved_by(module, inputs, graph, {group.index: trial(group, seed)}) is None
         assert moved_by(module, inputs, graph, {g.index: trial(g, seed) for g in graph.groups}) is None
