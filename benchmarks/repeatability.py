@@ -48,9 +48,8 @@ def main() -> None:
     bounded = [speed for speed in usable if speed.low is not None and speed.high is not None]
     print(f"{machine.cpu}, {machine.cores} CPUs, {machine.isa}, {machine.runtimes}, busy={options.busy}")
     print(f"runs {len(found)}, noisy {len(found) - len(usable)}")
-    print(
-        f"called slower {sum(speed.high < 1 for speed in bounded)}, faster {sum(speed.low > 1 for speed in bounded)}"
-    )
+    slower, faster = sum(s.high < 1 for s in bounded), sum(s.low > 1 for s in bounded)
+    print(f"called slower {slower}, faster {faster}")
     print(
         f"largest deviation of the estimate {100 * max(abs(speed.estimate - 1) for speed in bounded):.1f} %"
     )

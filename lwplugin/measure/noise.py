@@ -19,7 +19,7 @@ from lwplugin.measure.result import Interval, Noise
 
 # What two processes of one file differ by (standard deviation of the log) and how many processes this
 # knowledge is worth beside the ones at hand; see the README for the runs it comes from.
-PROCESS_SD = 0.015
+PROCESS_SD = 0.01
 PROCESS_WEIGHT = 4
 
 MAX_SAME_FILE = 0.10

@@ -64,7 +64,8 @@ def cost(module: nn.Module, inputs: Inputs) -> Cost:
     layers: list[LayerCost] = []
     seen: set[tuple[object, ...]] = set()
     for name, found in modules.items():
-        params = size_bytes = 0
+        # A packed layer keeps its numbers in buffers and says how many there are.
+        params, size_bytes = int(getattr(found, "packed_params", 0)), 0
         own = [(kind, t) for kind, t in own_tensors(found).values() if t is not None and kind != "plain"]
         for kind, tensor in own:
             memory = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)

@@ -70,6 +70,11 @@ class QuantLayer(nn.Module):
         """The dequantized weight, float32 in its usual shape."""
         return dequantize(self.integers(), self.scale)
 
+    @property
+    def packed_params(self) -> int:
+        """Weights and biases the layer holds, whatever their width; what a cost counts as its parameters."""
+        return math.prod(self.weight_shape) + (0 if self.bias is None else self.bias.numel())
+
     def integers(self) -> torch.Tensor:
         """The integer weight, int8 in its usual shape."""
         return unpack(self.qweight, self.weight_bits, math.prod(self.weight_shape)).reshape(self.weight_shape)

@@ -172,3 +172,16 @@ def test_every_method_has_documented_options() -> None:
     for method in METHODS.values():
         for name, field in method.config.model_fields.items():
             assert field.description, f"{method.name}.{name}"
+
+
+def test_a_quantized_layer_costs_the_parameters_it_holds() -> None:
+    from torch import nn
+
+    from lwplugin.model.cost import cost
+    from lwplugin.quantize.layers import QuantConv2d
+
+    float_layer, quantized = nn.Conv2d(3, 8, 3), QuantConv2d(3, 8, 3)
+    example = torch.zeros(1, 3, 6, 6)
+    assert cost(quantized, example).params == cost(float_layer, example).params
+    assert cost(quantized, example).macs == cost(float_layer, example).macs
+    assert cost(quantized, example).size_bytes < cost(float_layer, example).size_bytes / 2
