@@ -1,6 +1,6 @@
 """What the command line and the local runner cost beyond the work itself.
 
-    python benchmarks/runner_overhead.py
+python benchmarks/runner_overhead.py
 """
 
 from __future__ import annotations

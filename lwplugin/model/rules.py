@@ -565,7 +565,8 @@ def _rearrange(walk: Walk, node: fx.Node) -> Value:
     elif name == "expand":
         extra = len(shape_of(node)) - rank
         order = [
-            a - extra if a >= extra and shape[a - extra] == size else None for a, size in enumerate(shape_of(node))
+            a - extra if a >= extra and shape[a - extra] == size else None
+            for a, size in enumerate(shape_of(node))
         ]
     else:
         walk.freeze(data, f"operation {name} is not known to the dependency graph")

@@ -128,7 +128,7 @@ def run(
         config.budget,
         config.limits,
         ranking=config.ranking,
-        fixed=skipped(graph, config.skip),
+        fixed=[*skipped(graph, config.skip), *unscored(graph, importance)],
     )
     module = model.copy_module()
     cut(module, graph, removed)
@@ -264,12 +264,23 @@ def _agreement(parent: nn.Module, module: nn.Module, data: Data, config: PruneCo
     return float(data.task.agreement(new, old).mean())
 
 
+def unscored(graph: Graph, importance: Importance) -> list[int]:
+    """Groups that a method cannot judge (infinite importance): they stay whole, and the report says so."""
+    found = [
+        g.index for g, scores in zip(graph.groups, importance, strict=True) if not np.isfinite(scores).all()
+    ]
+    for index in found:
+        for layer in graph.groups[index].name.split(", "):
+            graph.left_alone.setdefault(layer, "read by layers that this method cannot score")
+    return found
+
+
 def _check(importance: Importance, graph: Graph) -> None:
     for group, scores in zip(graph.groups, importance, strict=True):
-        if len(scores) != len(group) or not np.isfinite(scores).all():
+        if len(scores) != len(group) or np.isnan(scores).any():
             raise MethodError(
                 f"The importance of '{group.name}' is not usable",
-                got=f"{int((~np.isfinite(scores)).sum())} of {len(group)} units not finite",
+                got=f"{int(np.isnan(scores).sum())} of {len(group)} units are NaN",
                 do="check the model and the calibration examples for NaN or infinite values",
             )
 

@@ -76,6 +76,7 @@ def _removed(graph: Graph, removed: Removal, importance: Importance) -> list[dic
     for group in graph.groups:
         units = list(removed.get(group.index, ()))
         scores = importance[group.index]
+        lost = float(np.sum(scores[units]))
         rows.append(
             {
                 "name": group.name,
@@ -83,10 +84,8 @@ def _removed(graph: Graph, removed: Removal, importance: Importance) -> list[dic
                 "units_before": len(group),
                 "units_after": len(group) - len(units),
                 "removed": units,
-                "importance": [float(f"{s:.4g}") for s in scores],
-                "importance_lost": float(
-                    f"{float(np.sum(scores[units])) / max(float(np.sum(scores)), 1e-30):.4g}"
-                ),
+                "importance": [float(f"{s:.4g}") if np.isfinite(s) else None for s in scores],
+                "importance_lost": float(f"{lost / max(float(np.sum(scores)), 1e-30):.4g}"),
             }
         )
     return rows

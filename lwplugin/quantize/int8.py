@@ -39,7 +39,7 @@ class Int8Config(QuantizeConfig):
     """Options of `int8`."""
 
     calibrator: Calibrator = Field(
-        default="minmax", description="How activation ranges are chosen: minmax, percentile, entropy or mse."
+        default="mse", description="How activation ranges are chosen: minmax, percentile, entropy or mse."
     )
     percentile: float = Field(
         default=99.99,
@@ -48,7 +48,7 @@ class Int8Config(QuantizeConfig):
         description="Percent of values the percentile calibrator keeps.",
     )
     weight_clip: WeightClip = Field(
-        default="mse", description="Weight range per channel: the largest weight, or least squared error."
+        default="max", description="Weight range per channel: the largest weight, or least squared error."
     )
     bias_correction: Literal["auto"] | bool = Field(
         default="auto",

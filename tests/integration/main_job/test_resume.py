@@ -18,7 +18,6 @@ import torch
 
 from lwplugin.artifact import Store
 
-ROOT = Path(__file__).parents[2]
 RECIPE = """\
 model: models:/digits-cnn@champion
 data: {source: digits, test_fraction: 0.4}
@@ -39,33 +38,14 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with the parent, and the recipe."""
-    made = tmp_path_factory.mktemp("resume")
-    (made / "recipe.yaml").write_text(RECIPE)
-    script = ROOT / "examples" / "digits" / "train_and_register.py"
-    command = [sys.executable, str(script), "--epochs", "2"]
-    subprocess.run(command, cwd=made, env=environment(made), check=True, capture_output=True)
-    return made
-
-
-def environment(folder: Path) -> dict[str, str]:
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def start(folder: Path, store: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, "run", "recipe.yaml", "--store", str(store), "--json"]
+def start(environment: dict[str, str], store: Path) -> subprocess.Popen[str]:
+    recipe = store.with_suffix(".yaml")
+    recipe.write_text(RECIPE)
+    command = [sys.executable, "-c", RUN, "run", str(recipe), "--store", str(store), "--json"]
     return subprocess.Popen(
         command,
-        cwd=folder,
-        env=environment(folder),
+        cwd=environment["FOLDER"],
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,17 +53,17 @@ def start(folder: Path, store: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(folder: Path, store: Path) -> dict[str, Any]:
-    process = start(folder, store)
+def finish(environment: dict[str, str], store: Path) -> dict[str, Any]:
+    process = start(environment, store)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     result: dict[str, Any] = json.loads(out)
     return result
 
 
-def kill_when(folder: Path, store: Path, ready: Callable[[float], bool]) -> bool:
+def kill_when(environment: dict[str, str], store: Path, ready: Callable[[float], bool]) -> bool:
     """Start a run, kill -9 it and its children once ``ready(seconds)``; False where it ended first."""
-    process = start(folder, store)
+    process = start(environment, store)
     began = time.monotonic()
     try:
         while process.poll() is None:
@@ -107,9 +87,12 @@ def digests(result: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(
+    main_job_environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment = main_job_environment
     began = time.monotonic()
-    alone = finish(folder, tmp_path / "alone")
+    alone = finish(environment, tmp_path / "alone")
     took_s = time.monotonic() - began
     assert alone["verdict"] == "pass"
 
@@ -118,7 +101,7 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(folder: Path, 
     for _ in range(2):  # in the middle of the training, right after a checkpoint
         before = {file: file.stat().st_mtime_ns for file in checkpoints(store)}
         assert kill_when(
-            folder,
+            environment,
             store,
             lambda seconds, before=before: any(  # type: ignore[misc]
                 before.get(file) != file.stat().st_mtime_ns for file in checkpoints(store)
@@ -132,12 +115,12 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(folder: Path, 
     draw = random.Random(0)
     for _ in range(4):  # anywhere
         moment_s = draw.uniform(0.5, took_s)
-        kill_when(folder, store, lambda seconds, moment_s=moment_s: seconds > moment_s)  # type: ignore[misc]
+        kill_when(environment, store, lambda seconds, moment_s=moment_s: seconds > moment_s)  # type: ignore[misc]
         held = Store(store)
         assert all(held.get(key) is not None for key in held.keys())  # noqa: SIM118
         assert not (store / "damaged").exists()
 
-    ended = finish(folder, store)
+    ended = finish(environment, store)
     assert digests(ended) == digests(alone)
     assert ended["verdict"] == "pass"
     assert not list(checkpoints(store))
@@ -146,5 +129,5 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(folder: Path, 
     assert registrations[0]["uri"] == registrations[1]["uri"]
     assert registrations[1]["created"] is False
 
-    again = finish(folder, store)
+    again = finish(environment, store)
     assert {step["status"] for step in again["steps"] if step["step"] != "register"} == {"found"}
