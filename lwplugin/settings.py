@@ -65,6 +65,14 @@ class Settings:
         default=0,
         metadata=_read(_count, "threads torch computes with while compressing; 0: leave it to torch"),
     )
+    serve_threads: int = field(
+        default=0,
+        metadata=_read(_count, "threads of a served light version; 0: those it was measured with"),
+    )
+    serve_batch: int = field(
+        default=256,
+        metadata=_read(_count, "most rows a served light version runs at once"),
+    )
     debug: bool = field(default=False, metadata=_read(_flag, "1: show tracebacks"))
 
 
