@@ -65,9 +65,9 @@ class Settings:
         default=0,
         metadata=_read(_count, "threads torch computes with while compressing; 0: leave it to torch"),
     )
-    serve_threads: int = field(
-        default=0,
-        metadata=_read(_count, "threads of a served light version; 0: those it was measured with"),
+    serve_threads: int | None = field(
+        default=None,
+        metadata=_read(_count, "threads of a served light version; unset: those it was measured with"),
     )
     serve_batch: int = field(
         default=256,

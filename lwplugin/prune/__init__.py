@@ -36,7 +36,7 @@ def prune(
 
     Args:
         method: one of ``METHODS``.
-        checkpoint: directory in which a fine-tuning keeps its state, to go on from after a crash.
+        checkpoint: file in which a fine-tuning keeps its state, to go on from after a crash.
         options: the method's options; one of ``macs`` or ``params`` (fraction that stays) is needed.
 
     Raises:

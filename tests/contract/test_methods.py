@@ -1,0 +1,174 @@
+"""What every compression method promises, on one table of settings: a new method is one more row."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import Residual
+from torch import nn
+
+import lwplugin
+from lwplugin.data import Data, evaluate, load
+from lwplugin.errors import MethodError, RecipeError
+from lwplugin.model.bundle import LightModel
+from lwplugin.prune import METHODS as PRUNE
+from lwplugin.quantize import METHODS as QUANTIZE
+from lwplugin.training import TrainConfig, train
+
+HERE = Path(__file__).parent
+ANSWER = """
+import hashlib, sys, torch, lwplugin
+torch.set_num_threads(1)
+light = lwplugin.load(sys.argv[1])
+with torch.no_grad():
+    out = light.module(torch.load(sys.argv[2], weights_only=True))
+print(hashlib.sha256(out.numpy().tobytes()).hexdigest())
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    family: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    least_accuracy: float = 0.85
+    typo: str = "sed"
+
+
+ROWS = [
+    Row("prune", "reconstruct", {"macs": 0.5}),
+    Row("prune", "taylor", {"macs": 0.5}),
+    Row("prune", "magnitude", {"macs": 0.6}, least_accuracy=0.6),
+    Row("quantize", "int8", typo="calibratr"),
+]
+ALL = pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.family}-{r.method}")
+PRUNES = pytest.mark.parametrize("row", [r for r in ROWS if r.family == "prune"], ids=lambda r: r.method)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load({"source": "digits", "calibration": 256}, "classification")
+
+
+@pytest.fixture(scope="module")
+def model(data: Data) -> LightModel:
+    torch.manual_seed(0)
+    net = Residual()
+    train(net, data, config=TrainConfig(epochs=15, lr=1e-2, schedule="onecycle"))
+    return lwplugin.light(net.eval(), origin=lwplugin.FactoryOrigin("networks:Residual", {}))
+
+
+def run(row: Row, model: LightModel | nn.Module, data: Data, **more: Any) -> LightModel:
+    light: LightModel = getattr(lwplugin, row.family)(
+        model, data, method=row.method, **{**row.options, **more}
+    )
+    return light
+
+
+def digest(module: nn.Module) -> str:
+    state = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        state.update(name.encode() + tensor.numpy().tobytes())
+    return state.hexdigest()
+
+
+def test_every_method_has_a_row() -> None:
+    assert {(r.family, r.method) for r in ROWS} == {("prune", m) for m in PRUNE} | {
+        ("quantize", m) for m in QUANTIZE
+    }
+
+
+@ALL
+def test_same_seed_same_weights_and_the_argument_is_untouched(
+    row: Row, model: LightModel, data: Data
+) -> None:
+    before = digest(model.module)
+    first, second = run(row, model, data), run(row, model, data)
+    assert digest(first.module) == digest(second.module) != before
+    assert digest(model.module) == before
+    assert model.history == ()
+
+
+@ALL
+def test_good_enough_and_written_down(row: Row, model: LightModel, data: Data) -> None:
+    light = run(row, model, data)
+    assert evaluate(light.module, data.need("test"), data.task).metrics["accuracy"] >= row.least_accuracy
+    entry = light.history[-1]
+    assert (entry.step, entry.method) == (row.family, row.method)
+    assert entry.details["layers"]
+    assert all(entry.config[name] == value for name, value in row.options.items())
+
+
+@ALL
+def test_reloads_bit_identically_in_a_fresh_process(
+    row: Row, model: LightModel, data: Data, tmp_path: Path
+) -> None:
+    light, inputs = run(row, model, data), data.example(8)
+    light.save(tmp_path / "bundle")
+    torch.save(inputs, tmp_path / "inputs.pt")
+    command = [sys.executable, "-c", ANSWER, str(tmp_path / "bundle"), str(tmp_path / "inputs.pt")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(HERE)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with torch.no_grad():
+        expected = light.module(inputs)
+    assert done.stdout.strip() == hashlib.sha256(expected.numpy().tobytes()).hexdigest()
+
+
+@ALL
+def test_exports_with_parity(row: Row, model: LightModel, data: Data, tmp_path: Path) -> None:
+    exported = lwplugin.export(run(row, model, data), data, format="onnx", path=tmp_path / "onnx")
+    assert exported.file.is_file()
+
+
+@ALL
+def test_an_unknown_option_is_named_with_the_nearest_known(row: Row, model: LightModel, data: Data) -> None:
+    with pytest.raises(RecipeError, match="did you mean"):
+        run(row, model, data, **{row.typo: 1})
+
+
+@PRUNES
+def test_a_collapsed_model_is_refused(row: Row, model: LightModel, data: Data) -> None:
+    with pytest.raises(MethodError, match="agree with the parent's on"):
+        run(row, model, data, macs=0.1, repair=False, recalibrate=False, collapse=0.99)
+
+
+@PRUNES
+def test_an_unreachable_budget_says_what_can_be_reached(row: Row, model: LightModel, data: Data) -> None:
+    with pytest.raises(MethodError, match="at its floor"):
+        run(row, model, data, macs=0.001)
+
+
+@PRUNES
+def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
+    row: Row, model: LightModel, data: Data, tmp_path: Path
+) -> None:
+    whole = run(row, model, data, finetune_epochs=3)
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(label: str, done: int, total: int | None = None) -> None:
+        if total is not None and total > 10 and "train" in label and done > total // 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state", progress=interrupt)
+    resumed = run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state")
+    assert digest(resumed.module) == digest(whole.module)
+    assert copy.copy(resumed.history[-1].metrics) == whole.history[-1].metrics

@@ -1,0 +1,104 @@
+"""Moments, the closed-form solve and block removal, each against a direct computation."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lwplugin.moments.moments import Moments
+from lwplugin.moments.repair import parent_responses, repair
+from lwplugin.moments.rows import inputs_of, responses_of, sample_rows, weight_rows
+from lwplugin.moments.solve import BlockRemoval, solve
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(6, 5), (4, 7, 6)),
+    "conv": (lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1), (4, 4, 9, 9)),
+    "dilated": (lambda: nn.Conv2d(4, 6, 3, dilation=2, padding=2), (4, 4, 9, 9)),
+    "grouped": (lambda: nn.Conv2d(4, 6, (3, 1), groups=2), (4, 4, 9, 9)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 5, stride=2, padding=1), (4, 4, 21)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("wanted", [10, 10_000])
+def test_rows_times_weight_is_the_layers_answer(name: str, wanted: int) -> None:
+    torch.manual_seed(0)
+    layer, x = LAYERS[name][0](), torch.randn(LAYERS[name][1])
+    y = layer(x)
+    rows = sample_rows(layer, y, wanted, seed=0)
+    product = torch.einsum("rgk,gok->rgo", inputs_of(layer, x, rows), weight_rows(layer)).reshape(
+        len(rows), -1
+    )
+    assert torch.allclose(product + layer.bias, responses_of(layer, y, rows), atol=1e-5)
+
+
+def test_streamed_sums_are_the_covariance() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(9000, 1, 5) + 3, torch.randn(9000, 2)
+    sums = Moments.zeros(1, 5, 2)
+    for start in range(0, 9000, 1000):
+        sums.add(x[start : start + 1000], y[start : start + 1000])
+    xx, _, yy = sums.covariances(centred=True)
+    assert torch.allclose(xx[0], torch.cov(x[:, 0].double().T, correction=0), atol=1e-4)
+    assert torch.allclose(yy[0], y.double().var(0, correction=0), atol=1e-4)
+
+
+def test_solve_recovers_a_linear_map() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(4000, 1, 5), torch.randn(1, 3, 5)
+    y = torch.einsum("rgk,gok->rgo", x, weight).reshape(4000, 3) + 2.0
+    sums = Moments.zeros(1, 5, 3)
+    sums.add(x, y)
+    found = solve(sums, torch.zeros(1, 3, 5), offset=True, ridge=1e-8)
+    assert torch.allclose(found.weight.float(), weight, atol=1e-3)
+    assert found.offset is not None
+    assert torch.allclose(found.offset.float(), torch.full((1, 3), 2.0), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_block_removal_is_the_least_squares_refit(size: int) -> None:
+    torch.manual_seed(0)
+    k = 12
+    x = torch.randn(500, k, dtype=torch.float64) @ torch.randn(k, k, dtype=torch.float64)
+    xx, weight = x.T @ x / 500, torch.randn(4, k, dtype=torch.float64)
+    blocks = [np.arange(i, i + size) for i in range(0, k, size)]
+    removal = BlockRemoval(xx, weight, blocks, ridge=1e-12)
+    for gone in (1, 2):
+        costs = removal.costs()
+        removal.remove(gone)
+        left = np.setdiff1d(np.arange(k), np.concatenate(blocks[1 : gone + 1]))
+        refit = torch.linalg.lstsq(x[:, left], x @ weight.T).solution
+        error = float((x @ weight.T - x[:, left] @ refit).square().sum(1).mean())
+        assert gone == 2 or float(costs[1]) == pytest.approx(error, rel=1e-5)
+        assert torch.isinf(removal.costs()[gone])
+
+
+def test_repair_lowers_the_error_on_inputs_it_never_saw() -> None:
+    torch.manual_seed(0)
+    parent = nn.Sequential(
+        nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+    )
+    parent.eval()
+    images = (torch.randn(576, 6) @ torch.randn(6, 64)).reshape(-1, 1, 8, 8)  # redundant, as real ones are
+    inputs, unseen = images[:512], images[512:]
+    cut = copy.deepcopy(parent)
+    with torch.no_grad():
+        cut[4].weight[:, :72] = 0  # two channels no longer read
+        cut[0].weight[:2] = 0
+    repaired = copy.deepcopy(cut)
+    answers = parent_responses(parent, inputs, ["4"])
+    done = repair(repaired, inputs, answers, {})
+    with torch.no_grad():
+        left, lost = ((net(unseen) - parent(unseen)).square().mean() for net in (repaired, cut))
+    assert left < 0.5 * lost
+    assert done[0].error_after < done[0].error_before
+
+
+def test_a_layer_called_twice_is_left_alone() -> None:
+    layer = nn.Linear(4, 4)
+    twice = nn.Sequential(layer, nn.ReLU(), layer)
+    assert parent_responses(twice, torch.randn(8, 4), ["0"]) == {}
