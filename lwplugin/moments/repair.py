@@ -76,6 +76,17 @@ def parent_responses(
     return {name: response for name, response in found.items() if calls[name] == 1}
 
 
+def repairable(module: nn.Module) -> list[str]:
+    """Layers whose weights may be solved: those with moments and a weight that no other layer shares."""
+    owners: dict[int, int] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    return [
+        name for name, layer in module.named_modules() if supports(layer) and owners[id(layer.weight)] == 1
+    ]
+
+
 def attention_mask(inputs: Inputs) -> Tensor | None:
     """Which tokens are real, bool [examples, tokens], where the inputs say so."""
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
@@ -150,21 +161,23 @@ def _solve_layer(
 
 
 def _norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:
-    """For each layer without a bias, the batch norm that reads its output and nothing else before it."""
-    produced: dict[int, str] = {}
+    """For each layer without a bias, the batch norm that reads its output as it is."""
+    produced: dict[int, tuple[str, int]] = {}
     kept_alive: list[Tensor] = []
     found: dict[str, nn.Module] = {}
 
     def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
-            produced[id(output)] = name
+            produced[id(output)] = name, output._version
             kept_alive.append(output)
 
         return hook
 
     def entering(norm: nn.Module, args: Any) -> None:
-        if id(args[0]) in produced:
-            found[produced[id(args[0])]] = norm
+        name, version = produced.get(id(args[0]), ("", -1))
+        # A tensor changed in place since (an activation) is not what the layer answered.
+        if name and args[0]._version == version:
+            found[name] = norm
 
     handles = [module.get_submodule(n).register_forward_hook(after(n)) for n in names]
     handles += [
@@ -178,7 +191,9 @@ def _norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    # A norm that several layers share has one mean for all: no single offset fits.
+    shared = [norm for norm in found.values() if sum(norm is other for other in found.values()) > 1]
+    return {name: norm for name, norm in found.items() if not any(norm is other for other in shared)}
 
 
 @contextmanager

@@ -21,8 +21,7 @@ from lwplugin.data.batch import Inputs, concatenate, take
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.surgery import cut
-from lwplugin.moments.repair import LayerRepair, parent_responses, repair
-from lwplugin.moments.rows import supports
+from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.explain import explain
 from lwplugin.prune.finetune import FinetuneOptions, finetune
@@ -190,7 +189,7 @@ def restore(
     done: list[LayerRepair] = []
     if config.repair:
         inputs = repair_inputs(module, data, config.repair_examples)
-        names = [name for name, layer in module.named_modules() if supports(layer)]
+        names = repairable(module)
         progress("parent responses", 0, None)
         responses = parent_responses(parent, inputs, names, seed=config.seed)
         done = repair(module, inputs, responses, kept_outputs(graph, removed, names), progress=progress)
@@ -214,7 +213,7 @@ def kept_outputs(graph: Graph, removed: Removal, names: list[str]) -> dict[str, 
 
 
 def repair_inputs(module: nn.Module, data: Data, wanted: int) -> Inputs:
-    """Up to ``wanted`` calibration inputs, fewer where their activations would not fit in about 2 GiB."""
+    """Up to ``wanted`` calibration inputs, fewer where one layer's activations would pass 512 MiB."""
     split = data.need("calibration")
     first = next(split.batches(1))
     largest = _largest_activation_bytes(module, take(first.inputs, 1))

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lwplugin.data.batch import call
+from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import attention_mask
@@ -67,6 +68,11 @@ def _input_moments(
             features = inputs_of(layer, args[0], rows)
             sums.add(features, features.new_zeros(len(features), groups_of(layer)))
             xx, _, _ = sums.covariances(centred=True)
+            if not torch.isfinite(xx).all():
+                raise MethodError(
+                    f"The inputs of layer '{name}' are not finite on the calibration examples",
+                    do="remove NaN and infinite values from them",
+                )
             w = weight.double().cpu()
             energy = float(((w @ xx) * w).sum())
             found[name] = (xx, max(energy, 1e-12))
@@ -109,7 +115,8 @@ def _greedy(
     for _ in range(len(group)):
         costs = torch.stack([removal.costs() / energy for removal, energy in removals]).sum(0)
         unit = int(costs.argmin())
-        reached = max(reached, float(costs[unit]))
+        # Strictly rising, so that sorting by importance gives back the order of removal.
+        reached = max(float(np.nextafter(reached, np.inf)), float(costs[unit]))
         scores[unit] = reached
         for removal, _ in removals:
             removal.remove(unit)

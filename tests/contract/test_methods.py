@@ -101,6 +101,7 @@ def test_same_seed_same_weights_and_the_argument_is_untouched(
     assert digest(first.module) == digest(second.module) != before
     assert digest(model.module) == before
     assert model.history == ()
+    assert first.history[-1].seed == first.history[-1].config.get("seed")
 
 
 @ALL
@@ -156,8 +157,9 @@ def test_an_unreachable_budget_says_what_can_be_reached(row: Row, model: LightMo
 
 @PRUNES
 def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
-    row: Row, model: LightModel, data: Data, tmp_path: Path
+    row: Row, model: LightModel, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("lwplugin.training.loop._Run._due", lambda self: self.checkpoint is not None)
     whole = run(row, model, data, finetune_epochs=3)
 
     class StopError(Exception):
@@ -169,6 +171,7 @@ def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
 
     with pytest.raises(StopError):
         run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state", progress=interrupt)
+    assert (tmp_path / "state").is_file()
     resumed = run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state")
     assert digest(resumed.module) == digest(whole.module)
     assert copy.copy(resumed.history[-1].metrics) == whole.history[-1].metrics

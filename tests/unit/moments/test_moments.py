@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import parent_responses, repair
+from lwplugin.moments.repair import parent_responses, repair, repairable
 from lwplugin.moments.rows import inputs_of, responses_of, sample_rows, weight_rows
 from lwplugin.moments.solve import BlockRemoval, solve
 
@@ -96,6 +96,29 @@ def test_repair_lowers_the_error_on_inputs_it_never_saw() -> None:
         left, lost = ((net(unseen) - parent(unseen)).square().mean() for net in (repaired, cut))
     assert left < 0.5 * lost
     assert done[0].error_after < done[0].error_before
+
+
+def test_a_constant_goes_into_the_norm_that_reads_the_layer() -> None:
+    torch.manual_seed(0)
+    parent = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    parent.eval()
+    inputs = torch.randn(64, 4, 6, 6) + 2.0
+    cut = copy.deepcopy(parent)
+    cut[0] = nn.Conv2d(3, 4, 1, bias=False)
+    cut[0].weight.data = parent[0].weight.data[:, :3].clone()
+    answers = parent_responses(parent, inputs, ["0"])
+    repair(cut, inputs[:, :3], answers, {})
+    with torch.no_grad():
+        before_norm = cut[0](inputs[:, :3]) - (cut[1].running_mean - parent[1].running_mean)[:, None, None]
+        wanted = parent[0](inputs)
+    assert torch.allclose(before_norm.mean((0, 2, 3)), wanted.mean((0, 2, 3)), atol=0.05)
+    assert not torch.equal(cut[1].running_mean, parent[1].running_mean)
+
+
+def test_shared_weights_are_not_solved() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    assert repairable(net) == ["2"]
 
 
 def test_a_layer_called_twice_is_left_alone() -> None:
