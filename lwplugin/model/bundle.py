@@ -165,7 +165,8 @@ class LightModel:
         steps = " → ".join(
             f"{entry.step}:{entry.method}" if entry.method else entry.step for entry in self.history
         )
-        parameters = sum(p.numel() for p in self.module.parameters())
+        packed = sum(int(getattr(layer, "packed_params", 0)) for layer in self.module.modules())
+        parameters = packed + sum(p.numel() for p in self.module.parameters())
         origin = self.source.uri if self.source else type(self.origin).__name__
         name = type(self.module).__name__
         return f"LightModel({name}, {parameters:,} parameters, {origin}, {steps or 'as built'})"
