@@ -49,3 +49,25 @@ def default_method(family: str) -> str:
 
     parameters = signature(getattr(import_module(f"lwplugin.{family}"), family)).parameters
     return str(parameters["method"].default)
+
+
+def configure(method: Any, options: Mapping[str, Any]) -> Any:
+    """Options as the method's config; RecipeError names the nearest known option, or what is wrong."""
+    known = method.config.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError(
+                f"Method '{method.name}' has no option of this name",
+                got=repr(name),
+                do=did_you_mean(name, known),
+            )
+    from pydantic import ValidationError
+
+    try:
+        return method.config(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        raise RecipeError(
+            f"Option '{name}' of method '{method.name}' is wrong", got=repr(first["input"]), do=first["msg"]
+        ) from error

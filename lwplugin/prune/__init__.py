@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
 from lwplugin.prune import magnitude, reconstruct, taylor
 from lwplugin.prune.base import Method, PruneConfig
@@ -49,23 +48,3 @@ def prune(
         raise RecipeError("Unknown pruning method", got=repr(method), do=did_you_mean(method, METHODS))
     chosen = METHODS[method]
     return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)
-
-
-def configure(method: Method, options: dict[str, Any]) -> PruneConfig:
-    """The method's options, checked.
-
-    Raises:
-        RecipeError: an unknown option (naming the nearest known one) or a value out of range.
-    """
-    known = method.config.model_fields
-    for name in options:
-        if name not in known:
-            raise RecipeError(f"Unknown option of {method.name}: '{name}'", do=did_you_mean(name, known))
-    try:
-        return method.config(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"]) or "options"
-        raise RecipeError(
-            f"Option {place} of {method.name} is not valid", got=first.get("input"), do=first["msg"]
-        ) from None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
 from lwplugin.quantize import int8
-from lwplugin.quantize.base import Method, QuantizeConfig, configure
+from lwplugin.quantize.base import Method, QuantizeConfig
 from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.errors import MethodError, RecipeError, did_you_mean
+from lwplugin.errors import MethodError
 from lwplugin.quantize.calibration import device_of
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
@@ -179,23 +179,3 @@ def weight_report(name: str, layer: Any, float_layer: Any) -> dict[str, Any]:
         "input_range": [float(v) for v in layer.input_range],
         "output_range": [float(v) for v in layer.output_range],
     }
-
-
-def configure(method: Method, options: dict[str, Any]) -> QuantizeConfig:
-    """Options as the method's config; RecipeError names the nearest known option, or what is wrong."""
-    known = method.config.model_fields
-    for name in options:
-        if name not in known:
-            raise RecipeError(
-                f"Method '{method.name}' has no option of this name",
-                got=repr(name),
-                do=did_you_mean(name, known),
-            )
-    try:
-        return method.config(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(
-            f"Option '{name}' of method '{method.name}' is wrong", got=repr(first["input"]), do=first["msg"]
-        ) from error
