@@ -52,22 +52,27 @@ def default_method(family: str) -> str:
 
 
 def configure(method: Any, options: Mapping[str, Any]) -> Any:
-    """Options as the method's config; RecipeError names the nearest known option, or what is wrong."""
-    known = method.config.model_fields
+    """The options of a method as its config; see :func:`checked`."""
+    return checked(method.config, options, of=f"method '{method.name}'")
+
+
+def checked(config: type[BaseModel], options: Mapping[str, Any], *, of: str) -> Any:
+    """Options as a config. Raises RecipeError naming the nearest known option, or what is wrong with one."""
+    from pydantic import ValidationError
+
+    known = config.model_fields
     for name in options:
         if name not in known:
             raise RecipeError(
-                f"Method '{method.name}' has no option of this name",
+                f"{of[0].upper()}{of[1:]} has no option of this name",
                 got=repr(name),
                 do=did_you_mean(name, known),
             )
-    from pydantic import ValidationError
-
     try:
-        return method.config(**options)
+        return config(**options)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "options"
         raise RecipeError(
-            f"Option '{name}' of method '{method.name}' is wrong", got=repr(first["input"]), do=first["msg"]
+            f"Option '{name}' of {of} is wrong", got=repr(first["input"]), do=first["msg"]
         ) from error

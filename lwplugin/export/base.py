@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.errors import ExportError, RecipeError, did_you_mean
+from lwplugin.methods import checked
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -122,7 +123,13 @@ def export(
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)
-    exported = chosen.write(as_light(light), data, directory, _configure(chosen, options), progress)
+    exported = chosen.write(
+        as_light(light),
+        data,
+        directory,
+        checked(chosen.options, options, of=f"format '{chosen.name}'"),
+        progress,
+    )
     exported.save()
     return exported
 
@@ -179,23 +186,3 @@ def file_digest(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _configure(chosen: Format, options: dict[str, Any]) -> ExportOptions:
-    known = chosen.options.model_fields
-    for name in options:
-        if name not in known:
-            raise RecipeError(
-                f"Format '{chosen.name}' has no option of this name",
-                got=repr(name),
-                do=did_you_mean(name, known),
-            )
-    try:
-        return chosen.options(**options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RecipeError(
-            f"Option '{'.'.join(map(str, first['loc']))}' of format '{chosen.name}' is wrong",
-            got=repr(first["input"]),
-            do=first["msg"],
-        ) from error

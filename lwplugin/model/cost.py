@@ -7,9 +7,8 @@ norms, pooling and look-ups count as none, as is usual.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -19,8 +18,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import LwpluginError, ModelError
 from lwplugin.model.skeleton import own_tensors, walk
+from lwplugin.model.trace import plain_kernels
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def _count(
     running: list[str] = [""]
     counter = _MacCounter(running)
     shapes: dict[str, tuple[int, ...]] = {}
-    modes = {found: found.training for found in module.modules()}
 
     def enter(found: nn.Module, _: Any) -> None:
         running.append(names[id(found)])
@@ -106,7 +106,8 @@ def _count(
         for found in module.modules():
             stack.callback(found.register_forward_pre_hook(enter).remove)
             stack.callback(found.register_forward_hook(leave).remove)
-        stack.enter_context(_unfused())
+        stack.enter_context(plain_kernels(module))
+        stack.enter_context(kept_modes(module))
         try:
             module.eval()
             with torch.no_grad(), counter:
@@ -119,26 +120,7 @@ def _count(
                 got=f"{type(error).__name__}: {error}",
                 do="pass inputs as its forward expects them: a tensor, a tuple, or a dict of names",
             ) from error
-        finally:
-            for found, training in modes.items():
-                found.training = training
     return counter.macs, shapes
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Whole-layer kernels off: they would hide the products inside recurrent and attention layers."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ExitStack() as stack:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # oneDNN speaks of Intel GPUs when its flags are set
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _tensors_in(value: Any) -> Iterator[torch.Tensor]:

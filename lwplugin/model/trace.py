@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lwplugin.data.batch import Inputs
+from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import ModelError
 
 
@@ -85,10 +86,13 @@ def plain_kernels(module: nn.Module) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with torch.backends.mkldnn.flags(enabled=not recurrent):
-                yield
+        with ExitStack() as stack:
+            if recurrent:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # oneDNN speaks of Intel GPUs when its flags are set
+                    stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
@@ -125,10 +129,9 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
     if not leaves:
         raise ModelError("The model cannot be traced without input tensors", got=type(inputs).__name__)
     states = states_of(module)
-    training = module.training
-    module.eval()
     try:
-        with torch.no_grad(), plain_kernels(module), Recorder(states) as recorder:
+        with torch.no_grad(), kept_modes(module), plain_kernels(module), Recorder(states) as recorder:
+            module.eval()
             outputs = tensors_of(module(*args, **kwargs))
     except Exception as error:
         raise ModelError(
@@ -136,8 +139,6 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
             got=f"{type(error).__name__}: {error}".splitlines()[0],
             do="give an example of the shape and type that the model expects",
         ) from error
-    finally:
-        module.train(training)
     recorder.graph.output([recorder.node_of(t) for t in outputs])
     recorder.graph.eliminate_dead_code(is_impure_node=_written_in_place)
     return AtenTrace(recorder.graph, recorder.names, batch=max(1, leaves[0].shape[0]))

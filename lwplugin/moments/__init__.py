@@ -6,14 +6,14 @@ and what the remaining weights should be, in closed form, without labels or trai
 
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import Rows, inputs_of, responses_of, sample_rows, supports
-from lwplugin.moments.solve import Solution, removal_errors, solve
+from lwplugin.moments.solve import BlockRemoval, Solution, solve
 
 __all__ = [
+    "BlockRemoval",
     "Moments",
     "Rows",
     "Solution",
     "inputs_of",
-    "removal_errors",
     "responses_of",
     "sample_rows",
     "solve",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
     Rows,
@@ -57,22 +58,15 @@ def parent_responses(
     calls: dict[str, int] = {}
     valid = attention_mask(inputs)
 
-    def keep(name: str, layer: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            wanted = max(8192, rows_per_input * weight_rows(layer).shape[-1])
-            rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
-            found[name] = Response(rows, responses_of(layer, output, rows).clone())
+    def keep(name: str, args: Any, output: Tensor) -> None:
+        layer = parent.get_submodule(name)
+        calls[name] = calls.get(name, 0) + 1
+        wanted = max(8192, rows_per_input * weight_rows(layer).shape[-1])
+        rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
+        found[name] = Response(rows, responses_of(layer, output, rows).clone())
 
-        return hook
-
-    handles = [(layer := parent.get_submodule(n)).register_forward_hook(keep(n, layer)) for n in names]
-    try:
-        with torch.no_grad():
-            call(parent, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watching(parent, names, keep):
+        call(parent, inputs)
     return {name: response for name, response in found.items() if calls[name] == 1}
 
 
@@ -123,10 +117,7 @@ def repair(
 
         return hook
 
-    with (
-        torch.no_grad(),
-        _hooks(module, {name: before(name) for name in responses if supports(module.get_submodule(name))}),
-    ):
+    with torch.no_grad(), _hooks(module, {name: before(name) for name in responses}):
         call(module, inputs)
     return done
 

@@ -55,19 +55,6 @@ def _solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.lstsq(matrix, right, driver="gelsd").solution
 
 
-def removal_errors(
-    xx: Tensor, weight: Tensor, blocks: Sequence[np.ndarray], *, ridge: float = 1e-3
-) -> BlockRemoval:
-    """Prepare the removal of blocks of inputs of one layer; see :class:`BlockRemoval`.
-
-    Args:
-        xx: [k, k] second moments of the inputs.
-        weight: [o, k].
-        blocks: for each unit, the input columns it owns; all the same number (a channel's kernel, a head's width).
-    """
-    return BlockRemoval(xx, weight, blocks, ridge)
-
-
 class BlockRemoval:
     """Optimal brain surgeon for blocks of inputs (Hassibi 1993; ZipLM, 2302.04089).
 

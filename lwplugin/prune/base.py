@@ -17,10 +17,11 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, concatenate, take
+from lwplugin.data.batch import Inputs, call, concatenate, take
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.surgery import cut
+from lwplugin.model.watching import watching
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.explain import explain
@@ -228,22 +229,15 @@ def repair_inputs(module: nn.Module, data: Data, wanted: int) -> Inputs:
 
 
 def _largest_activation_bytes(module: nn.Module, inputs: Inputs) -> int:
-    from lwplugin.data.batch import call
-
     largest = 0
 
-    def hook(layer: nn.Module, args: Any, output: Any) -> None:
+    def weigh(name: str, args: Any, output: Any) -> None:
         nonlocal largest
         if isinstance(output, Tensor):
-            largest = max(largest, output.numel() * output.element_size())
+            largest = max(largest, output.nbytes)
 
-    handles = [layer.register_forward_hook(hook) for layer in module.modules()]
-    try:
-        with torch.no_grad():
-            call(module, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watching(module, [name for name, _ in module.named_modules()], weigh):
+        call(module, inputs)
     return largest
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lwplugin.data.batch import call
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group
+from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import attention_mask
 from lwplugin.moments.rows import groups_of, inputs_of, sample_rows, supports, weight_rows
@@ -60,32 +60,25 @@ def _input_moments(
     found: dict[str, tuple[Tensor, float]] = {}
     valid = attention_mask(inputs)
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
-            weight = weight_rows(layer)
-            rows = sample_rows(layer, output, max(8192, 16 * weight.shape[-1]), seed=seed, valid=valid)
-            sums = Moments.zeros(groups_of(layer), weight.shape[-1], 1)
-            features = inputs_of(layer, args[0], rows)
-            sums.add(features, features.new_zeros(len(features), groups_of(layer)))
-            xx, _, _ = sums.covariances(centred=True)
-            if not torch.isfinite(xx).all():
-                raise MethodError(
-                    f"The inputs of layer '{name}' are not finite on the calibration examples",
-                    do="remove NaN and infinite values from them",
-                )
-            w = weight.double().cpu()
-            energy = float(((w @ xx) * w).sum())
-            found[name] = (xx, max(energy, 1e-12))
+    def keep(name: str, args: Any, output: Tensor) -> None:
+        layer = layers[name]
+        weight = weight_rows(layer)
+        rows = sample_rows(layer, output, max(8192, 16 * weight.shape[-1]), seed=seed, valid=valid)
+        sums = Moments.zeros(groups_of(layer), weight.shape[-1], 1)
+        features = inputs_of(layer, args[0], rows)
+        sums.add(features, features.new_zeros(len(features), groups_of(layer)))
+        xx, _, _ = sums.covariances(centred=True)
+        if not torch.isfinite(xx).all():
+            raise MethodError(
+                f"The inputs of layer '{name}' are not finite on the calibration examples",
+                do="remove NaN and infinite values from them",
+            )
+        w = weight.double().cpu()
+        energy = float(((w @ xx) * w).sum())
+        found[name] = (xx, max(energy, 1e-12))
 
-        return hook
-
-    handles = [layer.register_forward_hook(keep(name)) for name, layer in layers.items()]
-    try:
-        with torch.no_grad():
-            call(module, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), watching(module, layers, keep):
+        call(module, inputs)
     return found
 
 

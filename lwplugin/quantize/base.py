@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from lwplugin.data.batch import Batch, call, to_device
+from lwplugin.data.evaluation import device_of
 from lwplugin.errors import MethodError
-from lwplugin.quantize.calibration import device_of
+from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
 
@@ -105,15 +106,8 @@ def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Se
 def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> list[str]:
     order: dict[str, None] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        return lambda *_: order.setdefault(name)
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
-    try:
+    with watching(module, layers, lambda name, *_: order.setdefault(name)):
         call(module, to_device(batch.inputs, device_of(module)))
-    finally:
-        for handle in handles:
-            handle.remove()
     return list(order)
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.quantize.calibration import device_of, watching
+from lwplugin.data.evaluation import device_of
+from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QuantLayer, QuantLinear
 
 

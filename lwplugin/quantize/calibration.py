@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Batch, call, to_device
+from lwplugin.data.evaluation import device_of
 from lwplugin.data.split import Split
+from lwplugin.model.watching import watching
 from lwplugin.progress import Progress, silent
 from lwplugin.quantize.layers import Range
 from lwplugin.quantize.observers import Observer
@@ -60,32 +61,3 @@ def observe(
             done += len(batch)
             progress("calibrate", done, total)
     return {name: LayerRanges(pair[0].range(), pair[1].range()) for name, pair in observers.items()}
-
-
-@contextmanager
-def watching(
-    module: nn.Module, names: Iterable[str], watch: Callable[[str, tuple[Any, ...], torch.Tensor], None]
-) -> Iterator[None]:
-    """Calls ``watch(name, args, output)`` after each call of the named layers."""
-
-    def hook(name: str) -> Any:
-        def forward_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            watch(name, args or tuple(kwargs.values()), output)
-
-        return forward_hook
-
-    handles = [
-        module.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in names
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter or buffer lies; the CPU for a module without any."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")

@@ -82,3 +82,11 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     trace(module, image())
     assert module.training
     assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_tracing_gives_each_layer_back_in_its_own_mode() -> None:
+    module = build("resnet")[0].train()
+    module.stem[1].eval()  # a frozen norm
+    trace(module, image())
+    assert module.training
+    assert not module.stem[1].training
