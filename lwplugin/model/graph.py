@@ -1,10 +1,11 @@
 """The dependency graph: which channels, heads and hidden units of a model can be removed, and what goes with them.
 
 Built below the module level (see ``trace.py``) by propagating single indices of every parameter dimension
-through the aten graph (``rules.py``). What comes out is a list of *groups*; each group is a set of equal
-*units* (a channel with its norm, its bias and everything that reads it; a whole attention head; a hidden unit
-with its four gates) that may be removed one by one. A group is offered only after a trial cut on the real
-model left its outputs where they were (``oracle.py``); everything else is left alone with a reason.
+through the aten graph (``walk.py``, with the rules in ``layer_rules.py`` and ``shape_rules.py``). What comes out
+is a list of *groups*; each group is a set of equal *units* (a channel with its norm, its bias and everything that
+reads it; a whole attention head; a hidden unit with its four gates) that may be removed one by one. A group is
+offered only after a trial cut on the real model left its outputs where they were (``oracle.py``); everything else
+is left alone with a reason.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy.typing as npt
 from torch import nn
 
 from lwplugin.data.batch import Inputs
+from lwplugin.model import layer_rules, shape_rules  # noqa: F401  (their rules register themselves)
 from lwplugin.model.atoms import Atoms, IntArray
 from lwplugin.model.reshape import shape_of
-from lwplugin.model.rules import Contraction, Value, Walk, visit
 from lwplugin.model.trace import aten_trace, states_of
+from lwplugin.model.walk import Contraction, Value, Walk, visit
 
 Removal = Mapping[int, Sequence[int]]
 """Group index → units to remove."""
