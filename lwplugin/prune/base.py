@@ -79,23 +79,47 @@ class PruneConfig(FinetuneOptions):
         return Limits(self.min_kept, self.round_to)
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller module, and what was done to get it."""
+
+    module: nn.Module
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    """What the report shows: see ``explain.py``."""
+    hold: Callable[[nn.Module], None] | None = None
+    """Puts back in place what training must not change (zeros); called before every forward pass."""
+
+
 Scorer = Callable[[nn.Module, Graph, "Data", Any, Progress], Importance]
 """(module, graph, data, config, progress) → importance of every unit."""
+
+Shrink = Callable[[nn.Module, "Data", Any, Progress, Path | None], Pruned]
+"""(parent, data, config, progress, checkpoint) → a smaller copy; the parent is left as it was."""
+
+Report = Callable[[nn.Module, nn.Module, "Data", Any], dict[str, float]]
+"""(parent, finished module, data, config) → further metrics by name with unit."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One pruning method: a name, its options, how it scores units."""
+    """One pruning method: a name, its options, how it scores units.
+
+    A method that does more than score (whole blocks, rounds, a search) gives ``shrink`` instead; the
+    fine-tuning, the collapse check and the record are the same for all.
+    """
 
     name: str
     config: type[PruneConfig]
-    score: Scorer
+    score: Scorer | None
     summary: str
+    shrink: Shrink | None = None
+    report: Report | None = None
 
     def run(
         self, model: LightModel, data: Data, config: Any, progress: Progress, checkpoint: Path | None = None
     ) -> LightModel:
-        """Score, cut, repair, fine-tune; a new light model."""
+        """Shrink, repair, fine-tune, check; a new light model."""
         return run(self, model, data, config, progress, checkpoint)
 
 
@@ -107,49 +131,31 @@ def run(
     progress: Progress,
     checkpoint: Path | None,
 ) -> LightModel:
-    """The one way every structured method runs."""
+    """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry
 
     parent = model.copy_module()
-    example = data.example(2)
-    progress("dependency graph", 0, None)
-    graph = trace(parent, example)
-    if not graph.groups:
-        raise MethodError(
-            "Nothing in this model can be pruned",
-            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5]),
-            do="use quantize or factorize instead",
-        )
-    importance = method.score(parent, graph, data, config, progress)
-    _check(importance, graph)
-    removed = select(
-        graph,
-        importance,
-        config.budget,
-        config.limits,
-        ranking=config.ranking,
-        fixed=[*skipped(graph, config.skip), *unscored(graph, importance)],
-    )
-    module = model.copy_module()
-    cut(module, graph, removed)
-    repairs = restore(parent, module, graph, removed, data, config, progress)
+    shrink = method.shrink or by_units(method.score)
+    pruned = shrink(parent, data, config, progress, checkpoint)
+    module = pruned.module
     trained = finetune(
-        module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress
+        module,
+        parent,
+        data,
+        config,
+        seed=config.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        hold=pruned.hold,
     )
-    agreement = _agreement(parent, module, data, config)
+    agreement = agreement_with(parent, module, data)
     if agreement is not None and agreement < config.collapse:
-        raise MethodError(
-            "Pruning collapsed the model",
-            got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
-            do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
-        )
+        raise collapsed(agreement)
     metrics = {
-        "macs": graph.macs(removed),
-        "macs_before": graph.macs(),
-        "params": float(graph.params(removed)),
-        "params_before": float(graph.params()),
+        **pruned.metrics,
         **({} if agreement is None else {"agreement": agreement}),
         **trained,
+        **(method.report(parent, module, data, config) if method.report else {}),
     }
     entry = HistoryEntry(
         step="prune",
@@ -157,9 +163,86 @@ def run(
         config=config.model_dump(mode="json"),
         metrics=metrics,
         seed=config.seed,
-        details=explain(parent, graph, removed, importance, repairs),
+        details=pruned.details,
     )
     return model.evolve(module, entry)
+
+
+def by_units(score: Scorer | None) -> Shrink:
+    """Score units, choose under the budget, cut, repair: what a method that only scores does."""
+    assert score is not None, "a method scores units or shrinks in its own way"
+
+    def shrink(
+        parent: nn.Module, data: Data, config: Any, progress: Progress, checkpoint: Path | None
+    ) -> Pruned:
+        graph = graph_of(parent, data, progress)
+        importance = score(parent, graph, data, config, progress)
+        removed = choose(graph, importance, config)
+        module, repairs = without(parent, graph, removed, data, config, progress)
+        return Pruned(module, costs(graph, removed), explain(parent, graph, removed, importance, repairs))
+
+    return shrink
+
+
+def graph_of(parent: nn.Module, data: Data, progress: Progress) -> Graph:
+    """The dependency graph.
+
+    Raises:
+        MethodError: nothing can be pruned; says why.
+    """
+    progress("dependency graph", 0, None)
+    graph = trace(parent, data.example(2))
+    if not graph.groups:
+        raise MethodError(
+            "Nothing in this model can be pruned",
+            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5]),
+            do="use quantize or factorize instead",
+        )
+    return graph
+
+
+def choose(graph: Graph, importance: Importance, config: PruneConfig) -> dict[int, list[int]]:
+    """The units that go under the config's budget and limits, least important first."""
+    _check(importance, graph)
+    return select(
+        graph,
+        importance,
+        config.budget,
+        config.limits,
+        ranking=config.ranking,
+        fixed=[*skipped(graph, config.skip), *unscored(graph, importance)],
+    )
+
+
+def without(
+    parent: nn.Module, graph: Graph, removed: Removal, data: Data, config: PruneConfig, progress: Progress
+) -> tuple[nn.Module, list[LayerRepair]]:
+    """A copy of ``parent`` with the units cut, repaired and recalibrated as the options ask."""
+    from lwplugin.model.bundle import copy_module
+
+    module = copy_module(parent)
+    cut(module, graph, removed)
+    kept = kept_outputs(graph, removed, repairable(module))
+    return module, restore(parent, module, kept, data, config, progress)
+
+
+def costs(graph: Graph, removed: Removal) -> dict[str, float]:
+    """MACs of one example and parameters, before and after a removal."""
+    return {
+        "macs": graph.macs(removed),
+        "macs_before": graph.macs(),
+        "params": float(graph.params(removed)),
+        "params_before": float(graph.params()),
+    }
+
+
+def collapsed(agreement: float) -> MethodError:
+    """The error of a model that no longer answers as its parent does."""
+    return MethodError(
+        "Pruning collapsed the model",
+        got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
+        do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+    )
 
 
 def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
@@ -180,20 +263,22 @@ def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
 def restore(
     parent: nn.Module,
     module: nn.Module,
-    graph: Graph,
-    removed: Removal,
+    kept: dict[str, Tensor],
     data: Data,
     config: PruneConfig,
     progress: Progress,
 ) -> list[LayerRepair]:
-    """Repair a cut module in closed form, then recalibrate its norms, as the options ask."""
+    """Repair a cut module in closed form, then recalibrate its norms, as the options ask.
+
+    ``kept`` are, for layers that lost outputs, the indices of those that remain.
+    """
     done: list[LayerRepair] = []
     if config.repair:
         inputs = repair_inputs(module, data, config.repair_examples)
         names = repairable(module)
         progress("parent responses", 0, None)
         responses = parent_responses(parent, inputs, names, seed=config.seed)
-        done = repair(module, inputs, responses, kept_outputs(graph, removed, names), progress=progress)
+        done = repair(module, inputs, responses, kept, progress=progress)
     if config.recalibrate or (config.recalibrate is None and not config.repair):
         from lwplugin.training.recalibrate import recalibrate_batchnorm
 
@@ -241,7 +326,7 @@ def _largest_activation_bytes(module: nn.Module, inputs: Inputs) -> int:
     return largest
 
 
-def _agreement(parent: nn.Module, module: nn.Module, data: Data, config: PruneConfig) -> float | None:
+def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | None:
     """Share of calibration examples that both answer alike."""
     if data.calibration is None:
         return None
@@ -278,4 +363,4 @@ def _check(importance: Importance, graph: Graph) -> None:
             )
 
 
-__all__ = ["Method", "PruneConfig", "run"]
+__all__ = ["Method", "PruneConfig", "Pruned", "run"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,8 +47,13 @@ def finetune(
     seed: int,
     checkpoint: Path | None,
     progress: Progress,
+    hold: Callable[[nn.Module], None] | None = None,
+    label: str = "train",
 ) -> dict[str, float]:
-    """Train ``module`` in place as the options ask; metrics of the training, empty when none was asked."""
+    """Train ``module`` in place as the options ask; metrics of the training, empty when none was asked.
+
+    ``hold`` is called before every forward pass and at the end, to put back what must not change.
+    """
     if options.finetune_epochs == 0:
         return {}
     from lwplugin.training import TrainConfig, train
@@ -66,9 +72,25 @@ def finetune(
         if options.finetune_target == "labels"
         else parent_loss(parent, data.task, options.finetune_target)
     )
-    result = train(module, data, config=config, loss=loss, checkpoint=checkpoint, progress=progress)
+    with _holding(module, hold):
+        result = train(
+            module, data, config=config, loss=loss, checkpoint=checkpoint, progress=progress, label=label
+        )
     module.eval()
     return {"finetune_steps": float(result.steps), "finetune_loss": float(result.losses[-1])}
+
+
+@contextmanager
+def _holding(module: nn.Module, hold: Callable[[nn.Module], None] | None) -> Iterator[None]:
+    if hold is None:
+        yield
+        return
+    handle = module.register_forward_pre_hook(lambda held, args: hold(held))
+    try:
+        yield
+    finally:
+        handle.remove()
+    hold(module)
 
 
 def parent_loss(
