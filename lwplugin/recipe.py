@@ -14,10 +14,10 @@ from lwplugin.errors import did_you_mean
 from lwplugin.export.base import FORMATS
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.methods import default_method, families, option_model
+from lwplugin.yaml_document import PASSWORD
 
 STEPS = ("pull", *families(), "export", "measure", "gate", "report", "register")
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
-PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 class _Block(BaseModel):
