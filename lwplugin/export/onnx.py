@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,10 @@ from torch import nn
 from lwplugin.data.batch import Inputs, call, tensors
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
-from lwplugin.export.onnx_quantized import SCHEMES, lower, mark, quantized_layers
+from lwplugin.export.onnx_packed import computes_narrow
+from lwplugin.export.onnx_quantized import SCHEMES, describe, lower, mark, quantized_layers
 from lwplugin.export.parity import max_abs_error, output_sqnr_db, run_fresh
+from lwplugin.quantize.layers import QuantLayer
 
 if TYPE_CHECKING:
     import onnx
@@ -40,6 +43,11 @@ class Options(ExportOptions):
     scheme: Literal["cpu", "tensorrt"] = Field(
         default="cpu", description="Layout of integers: u8 × s8 for CPUs, symmetric s8 × s8 for TensorRT."
     )
+    weights: Literal["unpacked", "packed"] = Field(
+        default="unpacked",
+        description="Weight-only layers: unpacked to float when the file is loaded, or kept packed in memory "
+        "by operators that read 4- and 8-bit groups (linear layers and embeddings).",
+    )
     float_tolerance: float = Field(
         default=1e-4, gt=0, description="Largest error of a float file, relative to the largest output."
     )
@@ -59,15 +67,17 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     progress("export onnx", 1, 3)
     scheme: dict[str, Any] = {}
     if layers:
-        proto = lower(proto, layers, SCHEMES[options.scheme])
-        scheme = SCHEMES[options.scheme].describe(layers)
+        layout = replace(SCHEMES[options.scheme], packed_kernels=options.weights == "packed")
+        proto = lower(proto, layers, layout)
+        scheme = describe(layers, layout)
     normalise(proto, {**_facts(light), **options.metadata})
     file = directory / FILE
     save(proto, file)
     progress("export onnx", 2, 3)
     meta: dict[str, Any] = {"opset": options.opset}
+    rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
     if options.parity and options.scheme == "cpu":
-        meta["parity"] = _compare(module, data.task, example, file, options, quantized=bool(layers))
+        meta["parity"] = _compare(module, data.task, example, file, options, quantized=rounds)
     progress("export onnx", 3, 3)
     return Exported(
         path=directory,

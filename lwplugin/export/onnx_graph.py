@@ -71,6 +71,10 @@ class GraphEditor:
         graph.node.extend(nodes)
         graph.initializer.extend(constants)
         used = {node.domain for node in nodes}
+        present = {entry.domain for entry in self.proto.opset_import} | {"", "ai.onnx"}
+        for domain in sorted(used - present):
+            entry = self.proto.opset_import.add()
+            entry.domain, entry.version = domain, 1
         domains = [entry for entry in self.proto.opset_import if entry.domain in used | {"", "ai.onnx"}]
         del self.proto.opset_import[:]
         self.proto.opset_import.extend(domains)

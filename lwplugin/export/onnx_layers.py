@@ -35,6 +35,8 @@ class Scheme:
     name: str
     symmetric_activations: bool
     integer_bias: bool
+    packed_kernels: bool = False
+    """Whether weight-only groups become operators that read them packed, or are unpacked at load."""
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""
@@ -42,8 +44,11 @@ class Scheme:
             lo, hi, bits=bits
         )
 
-    def describe(self, layers: dict[str, QuantLayer]) -> dict[str, Any]:
-        """What ``export.json`` says about it."""
+    def describe(self, layers: dict[str, Any]) -> dict[str, Any]:
+        """What ``export.json`` says about the integer layers; empty without any."""
+        layers = {name: layer for name, layer in layers.items() if isinstance(layer, QuantLayer)}
+        if not layers:
+            return {}
         largest = max(int(layer.integers().abs().max()) for layer in layers.values())
         return {
             "name": self.name,
@@ -85,7 +90,7 @@ class _Mark(nn.Module):
         super().__init__()
         self.twin = layer.to_float()
         self.weight = self.twin.weight
-        self.bias = self.twin.bias
+        self.bias = getattr(self.twin, "bias", None)
         self.name = name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -138,7 +143,7 @@ def _conv(
         "strides": list(layer.stride),
         "dilations": list(layer.dilation),
         "group": layer.groups,
-        "pads": _pads(layer),
+        "pads": pads(layer),
     }
     conv = make_node("Conv", [*inputs, *([bias] if bias else [])], node.output[0], **attributes)
     return [*nodes, *bias_nodes, conv]
@@ -226,7 +231,8 @@ def _bias(
     return [_dequantize(graph, made, integers.astype(np.int32), scale, axis=0, output=made)], made
 
 
-def _pads(layer: Any) -> list[int]:
+def pads(layer: Any) -> list[int]:
+    """A convolution's zero padding as ONNX writes it: all beginnings, then all ends."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
             return [0] * 2 * len(layer.kernel_size)

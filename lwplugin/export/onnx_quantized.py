@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwplugin.errors import ExportError
+from lwplugin.export import onnx_packed
 from lwplugin.export.onnx_graph import GraphEditor, attribute, make_node
 from lwplugin.export.onnx_layers import LOWERINGS, SCHEMES, Scheme, layer_of, mark, marked_layers
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
@@ -18,12 +19,17 @@ from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SCHEMES", "lower", "mark", "quantized_layers"]
+__all__ = ["SCHEMES", "describe", "lower", "mark", "quantized_layers"]
 
 quantized_layers = marked_layers
 
 _PRODUCTS = ("Gemm", "MatMul")
 _INTEGER_WITH_RANGES = SAME_VALUES | {"Add", "Concat", "AveragePool", "GlobalAveragePool"}
+
+
+def describe(layers: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
+    """What ``export.json`` says about the layers that are not plain float ones."""
+    return {**scheme.describe(layers), **onnx_packed.describe(layers, scheme)}
 
 
 def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onnx.ModelProto:

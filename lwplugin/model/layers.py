@@ -32,6 +32,7 @@ SLOTS = (NOTHING, REMOVED, SHARED)
 
 _REGISTERED_BY = (
     "lwplugin.quantize.layers",
+    "lwplugin.quantize.packed",
     "lwplugin.factorize.layers",
     "lwplugin.prune.layers",
     "lwplugin.distill.layers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -58,13 +58,19 @@ class Selection:
 
 
 @torch.no_grad()
-def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Selection:
-    """Runs one batch and decides which Linear, Conv1d and Conv2d layers are quantized.
+def select_layers(
+    module: nn.Module,
+    batch: Batch,
+    config: QuantizeConfig,
+    *,
+    kinds: Collection[type[nn.Module]] = tuple(QUANTIZABLE),
+) -> Selection:
+    """Runs one batch and decides which layers of exactly these ``kinds`` are quantized.
 
     Raises MethodError for a skip pattern that matches nothing and where no layer is left.
     """
     layers: dict[str, nn.Module] = {
-        name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(QUANTIZABLE))
+        name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(kinds))
     }
     order = _call_order(module, layers, batch)
     _check_patterns(config.skip, layers)
@@ -78,10 +84,12 @@ def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Se
             reason = "named in skip"
         elif name not in order:
             reason = "not called in the forward pass"
-        elif type(layer) not in QUANTIZABLE:
+        elif type(layer) not in kinds:
             reason = f"layer type {type(layer).__name__} has no quantized form"
         elif getattr(layer, "padding_mode", "zeros") != "zeros":
             reason = f"padding mode {layer.padding_mode} has no integer kernel"
+        elif getattr(layer, "max_norm", None) is not None:
+            reason = "renormalises its rows when it is read"
         elif owners[id(layer.weight)] > 1 or homes[id(layer)] > 1:
             reason = "weight is shared with another module"
         elif not layer.weight.is_floating_point() or layer.weight.dtype != torch.float32:
@@ -98,7 +106,7 @@ def select_layers(module: nn.Module, batch: Batch, config: QuantizeConfig) -> Se
         raise MethodError(
             "No layer is left to quantize",
             got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items()) or "a model without such layers",
-            do="quantize models with Conv1d, Conv2d or Linear layers in float32, and skip fewer of them",
+            do=f"quantize models with {', '.join(k.__name__ for k in kinds)} in float32, and skip fewer of them",
         )
     return selection
 
@@ -116,7 +124,7 @@ def _check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in known):
             raise MethodError(
-                "A skip pattern matches no Linear or convolution layer",
+                "A skip pattern matches no layer that could be quantized",
                 got=repr(pattern),
                 do=f"use names such as {', '.join(known[:5])}",
             )

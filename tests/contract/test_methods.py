@@ -49,6 +49,7 @@ ROWS = [
     Row("prune", "taylor", {"macs": 0.5}),
     Row("prune", "magnitude", {"macs": 0.6}, least_accuracy=0.6),
     Row("quantize", "int8", typo="calibratr"),
+    Row("quantize", "half", typo="dtyp"),
 ]
 ALL = pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.family}-{r.method}")
 PRUNES = pytest.mark.parametrize("row", [r for r in ROWS if r.family == "prune"], ids=lambda r: r.method)

@@ -1,0 +1,66 @@
+"""The history entry of methods that store packed weights: bits and fidelity, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lwplugin.quantize.base import Fidelity, QuantizeConfig, Selection
+from lwplugin.quantize.packed import PackedLayer
+from lwplugin.quantize.scheme import sqnr_db
+
+if TYPE_CHECKING:
+    from lwplugin.model.bundle import HistoryEntry
+
+
+def entry_of(
+    method: str,
+    config: QuantizeConfig,
+    reference: nn.Module,
+    module: nn.Module,
+    selection: Selection,
+    found: Fidelity,
+    *,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> HistoryEntry:
+    """What was done to each chosen layer of ``module`` beside its float layer in ``reference``.
+
+    ``rows`` adds columns to a layer's row, ``metrics`` and ``details`` to the entry.
+    """
+    from lwplugin.model.bundle import HistoryEntry
+
+    layers = []
+    for name in selection.chosen:
+        layer, row = module.get_submodule(name), {**(rows or {}).get(name, {})}
+        assert isinstance(layer, PackedLayer)
+        float_layer: Any = reference.get_submodule(name)
+        layers.append(
+            {
+                "name": name,
+                "type": type(layer).__name__,
+                "weight_bits": layer.encoding.bits,
+                "stored_bits": round(layer.bits_per_weight, 2),
+                "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+                **row,
+            }
+        )
+    return HistoryEntry(
+        step="quantize",
+        method=method,
+        config=config.model_dump(mode="json"),
+        metrics={
+            "calibration_agreement": found.agreement,
+            "calibration_sqnr_db": found.output_sqnr_db,
+            **(metrics or {}),
+        },
+        seed=getattr(config, "seed", None),
+        details={
+            "layers": layers,
+            "skipped": [{"name": name, "reason": reason} for name, reason in selection.skipped.items()],
+            **(details or {}),
+        },
+    )
