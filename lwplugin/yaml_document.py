@@ -73,9 +73,9 @@ def load_document(path: Path, model: type[Model], *, holds: str, do: str) -> Mod
 
 
 def report(name: str, tree: yaml.Node, problems: list[Problem]) -> str:
-    ordered = sorted(problems, key=lambda problem: _line(tree, problem.place))
+    ordered = sorted(problems, key=lambda problem: line_of(tree, problem.place))
     lines = [
-        f"{name}:{_line(tree, problem.place)}: {dotted(problem.place)}: {problem.message}"
+        f"{name}:{line_of(tree, problem.place)}: {dotted(problem.place)}: {problem.message}"
         for problem in ordered
     ]
     return lines[0] if len(lines) == 1 else f"{len(lines)} problems\n  " + "\n  ".join(lines)
@@ -97,7 +97,7 @@ def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Node
             yield index, value, value
 
 
-def _line(tree: yaml.Node, place: Place) -> int:
+def line_of(tree: yaml.Node, place: Place) -> int:
     """Line of the deepest part of ``place`` that stands in the file."""
     node, line = tree, tree.start_mark.line
     for part in place:

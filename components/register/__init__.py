@@ -66,6 +66,8 @@ def _metrics(comparison: Path, export: Path) -> dict[str, float]:
         latency = side["latency"]
         numbers |= {f"{prefix}{name}": value for name, value in side["metrics"].items()}
         numbers |= {f"{prefix}{name}": latency[name] for name in ("p50_ms", "p95_ms")}
+        bounds = ("p50_high_ms", "p95_high_ms")
+        numbers |= {f"{prefix}{name}": latency[name] for name in bounds if latency[name] is not None}
         numbers |= {f"{prefix}{name}": side[name] for name in ("size_bytes", "peak_memory_bytes", "load_ms")}
     return {name: float(value) for name, value in numbers.items()}
 

@@ -17,7 +17,7 @@ def junit_xml(verdict: Verdict, *, name: str = "lwplugin.gate") -> str:
     suite = ElementTree.Element(
         "testsuite",
         {
-            "name": _clean(name),
+            "name": clean(name),
             "tests": str(len(cases)),
             "failures": str(sum(case.find("failure") is not None for case in cases)),
             "errors": str(sum(case.find("error") is not None for case in cases)),
@@ -32,7 +32,7 @@ def junit_xml(verdict: Verdict, *, name: str = "lwplugin.gate") -> str:
         ("candidate_digest", verdict.candidate_digest),
         ("baseline_digest", verdict.baseline_digest),
     ):
-        ElementTree.SubElement(properties, "property", {"name": key, "value": _clean(str(value or ""))})
+        ElementTree.SubElement(properties, "property", {"name": key, "value": clean(str(value or ""))})
     suite.extend(cases)
     root = ElementTree.Element("testsuites")
     root.append(suite)
@@ -41,8 +41,8 @@ def junit_xml(verdict: Verdict, *, name: str = "lwplugin.gate") -> str:
 
 
 def _case(check: Check, suite: str) -> ElementTree.Element:
-    case = ElementTree.Element("testcase", {"classname": _clean(suite), "name": _clean(check.name)})
-    message = _clean(check.message)
+    case = ElementTree.Element("testcase", {"classname": clean(suite), "name": clean(check.name)})
+    message = clean(check.message)
     if check.status == "pass":
         pass
     elif not check.required:
@@ -60,5 +60,6 @@ def _case(check: Check, suite: str) -> ElementTree.Element:
     return case
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Without the characters XML cannot hold."""
     return _UNWRITABLE.sub("�", text)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from lwplugin.registry.aliases import promote as promote
     from lwplugin.registry.aliases import rollback as rollback
     from lwplugin.registry.download import pull as pull
+    from lwplugin.registry.listing import Listed as Listed
+    from lwplugin.registry.listing import inventory as inventory
     from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.registration import Registration as Registration
     from lwplugin.registry.registration import register as register
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
 # Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
 _HOME = {
+    "Listed": "listing",
     "Promotion": "aliases",
     "Registration": "registration",
     "Resolved": "versions",
     "ancestors": "lineage",
+    "inventory": "listing",
     "promote": "aliases",
     "pull": "download",
     "register": "registration",

@@ -13,6 +13,7 @@ from lwplugin.registry.versions import Resolved, resolve
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+PREFIX = "lwplugin."
 DIGEST = "lwplugin.digest"
 PARENT_VERSION = "lwplugin.parent_version"
 PARENT_DIGEST = "lwplugin.parent_digest"

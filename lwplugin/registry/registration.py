@@ -96,7 +96,7 @@ def register(
         lineage.VERDICT: seal.status,
         lineage.VERDICT_DIGEST: seal.digest,
         **({} if override is None else {lineage.OVERRIDE: override}),
-        **{f"lwplugin.{key}": format(value, ".6g") for key, value in numbers.items()},
+        **{f"lwplugin.{key}": format(value, ".12g") for key, value in (numbers | _drops(seal)).items()},
     }
     with connected(tracking_uri, registry_uri) as client:
         version = _registered(client, registered_name, digest)
@@ -164,6 +164,15 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
             do="measure again; nothing unmeasured is registered",
         )
     return numbers
+
+
+def _drops(verdict: Verdict) -> dict[str, float]:
+    """The largest drop of each score that the gate could not rule out: what a policy's margin is held to."""
+    return {
+        f"{check.metric}_drop_high": -check.low
+        for check in verdict.checks
+        if check.name in verdict.policy.max_drop and check.low is not None
+    }
 
 
 def _registered(client: MlflowClient, name: str, digest: str) -> str | None:

@@ -1,0 +1,125 @@
+"""`lwplugin check`."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lwplugin.cli.output import json_option, only_json, table, write_json
+from lwplugin.errors import RegistryError
+
+if TYPE_CHECKING:
+    from lwplugin.policy import Findings
+    from lwplugin.registry import Listed
+
+_SUBJECT = re.compile(r"^(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?$")
+_SHOWN = 40
+
+policy_option = click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="policy.yaml",
+    show_default=True,
+    help="Budgets, margins and waivers.",
+)
+
+
+_HELP = """Hold registered versions to a policy.
+
+SUBJECT is one version (models:/net/3, models:/net@champion), a model (models:/net), or left out for all.
+"""
+
+
+@click.command("check", help=_HELP)
+@click.argument("subject", required=False)
+@policy_option
+@click.option("--as-alias", metavar="ALIAS", help="Judge as if each carried this alias: before a promotion.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML.")
+@click.option("--sarif", type=click.Path(path_type=Path), help="Write SARIF.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a comment for a pull request.")
+@click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
+@json_option
+def check_command(
+    subject: str | None,
+    policy: Path,
+    as_alias: str | None,
+    junit: Path | None,
+    sarif: Path | None,
+    markdown: Path | None,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> int:
+    with only_json(as_json) as out:
+        from lwplugin.policy import evaluate, load_policy
+
+        rules = load_policy(policy)
+        known, only = _versions(subject, tracking_uri)
+        today = datetime.datetime.now(datetime.UTC).date()
+        found = evaluate(rules, known, today=today, only=only, as_alias=as_alias)
+        if junit is not None:
+            from lwplugin.policy.junit import junit_xml
+
+            junit.write_text(junit_xml(found), encoding="utf-8")
+        if sarif is not None:
+            from lwplugin.policy.sarif import sarif as sarif_json
+
+            sarif.write_text(sarif_json(found, rules, policy), encoding="utf-8")
+        if markdown is not None:
+            from lwplugin.policy.markdown import markdown as comment
+
+            markdown.write_text(comment(found), encoding="utf-8")
+        if as_json:
+            write_json(found.document(), out)
+        else:
+            _show(found)
+    return found.exit_code
+
+
+def _versions(subject: str | None, tracking_uri: str | None) -> tuple[list[Listed], list[Listed]]:
+    """(where substitutes may be found, what is judged)."""
+    from lwplugin.registry import inventory, resolve
+
+    if subject is None:
+        everything = inventory(tracking_uri=tracking_uri)
+        return everything, everything
+    match = _SUBJECT.match(subject)
+    if match is None:
+        raise RegistryError(
+            "Not a model or version",
+            got=subject,
+            do="write models:/<name>, models:/<name>/3 or models:/<name>@alias",
+        )
+    known = inventory(match["name"], tracking_uri=tracking_uri)
+    if match["version"] is None and match["alias"] is None:
+        return known, known
+    uri = subject if subject.startswith("models:/") else f"models:/{subject}"
+    number = int(resolve(uri, tracking_uri=tracking_uri).version)
+    return known, [version for version in known if version.version == number]
+
+
+def _show(found: Findings) -> None:
+    click.echo(f"{found.status.upper()}. {found.reason}")
+    shown = list(found.not_passed())
+    if not shown:
+        return
+    rows = [("version", "target", "rule", "check", "status", "finding")]
+    for finding in shown[:_SHOWN]:
+        status = "waived" if finding.waived else "warning" if finding.severity == "warn" else finding.status
+        owner = f" Owner: {finding.owner}." if finding.owner else ""
+        rows.append(
+            (
+                finding.uri,
+                finding.target or "–",
+                finding.rule,
+                finding.check,
+                status,
+                finding.sentence + owner,
+            )
+        )
+    click.echo(table(rows))
+    if len(shown) > _SHOWN:
+        click.echo(f"… and {len(shown) - _SHOWN} more; --json has them all")
