@@ -29,8 +29,8 @@ from resnet20 import ResNet20  # noqa: E402
 import lwplugin  # noqa: E402
 from lwplugin.data import Data, evaluate, load  # noqa: E402
 from lwplugin.model.cost import cost  # noqa: E402
-from lwplugin.prune.finetune import parent_loss  # noqa: E402
 from lwplugin.training import TrainConfig, train  # noqa: E402
+from lwplugin.training.finetune import parent_loss  # noqa: E402
 from lwplugin.training.recalibrate import recalibrate_batchnorm  # noqa: E402
 
 OURS = ("reconstruct", "taylor", "magnitude")

@@ -17,16 +17,16 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call, concatenate, take
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.surgery import cut
-from lwplugin.model.watching import watching
+from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.explain import explain
-from lwplugin.prune.finetune import FinetuneOptions, finetune
 from lwplugin.prune.select import Budget, Importance, Limits, select
+from lwplugin.training.collapse import agreement_with, collapsed
+from lwplugin.training.finetune import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -150,7 +150,7 @@ def run(
     )
     agreement = agreement_with(parent, module, data)
     if agreement is not None and agreement < config.collapse:
-        raise collapsed(agreement)
+        raise collapsed("Pruning", agreement)
     metrics = {
         **pruned.metrics,
         **({} if agreement is None else {"agreement": agreement}),
@@ -236,15 +236,6 @@ def costs(graph: Graph, removed: Removal) -> dict[str, float]:
     }
 
 
-def collapsed(agreement: float) -> MethodError:
-    """The error of a model that no longer answers as its parent does."""
-    return MethodError(
-        "Pruning collapsed the model",
-        got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
-        do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
-    )
-
-
 def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
     """Groups that a pattern keeps whole.
 
@@ -296,50 +287,6 @@ def kept_outputs(graph: Graph, removed: Removal, names: list[str]) -> dict[str, 
         if indices is not None:
             kept[name] = torch.from_numpy(indices)
     return kept
-
-
-def repair_inputs(module: nn.Module, data: Data, wanted: int) -> Inputs:
-    """Up to ``wanted`` calibration inputs, fewer where one layer's activations would pass 512 MiB."""
-    split = data.need("calibration")
-    first = next(split.batches(1))
-    largest = _largest_activation_bytes(module, take(first.inputs, 1))
-    count = max(16, min(wanted, len(split), int(512 * 2**20 / max(largest, 1))))
-    parts, held = [], 0
-    for batch in split.batches(min(count, 256)):
-        parts.append(take(batch.inputs, count - held))
-        held += min(len(batch), count - held)
-        if held >= count:
-            break
-    return concatenate(parts)
-
-
-def _largest_activation_bytes(module: nn.Module, inputs: Inputs) -> int:
-    largest = 0
-
-    def weigh(name: str, args: Any, output: Any) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.nbytes)
-
-    with torch.no_grad(), watching(module, [name for name, _ in module.named_modules()], weigh):
-        call(module, inputs)
-    return largest
-
-
-def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | None:
-    """Share of calibration examples that both answer alike."""
-    if data.calibration is None:
-        return None
-    from lwplugin.data.evaluation import predict
-
-    split = data.calibration.head(min(len(data.calibration), 512))
-    new = predict(module, split, data.task)
-    if not np.isfinite(new).all():
-        raise MethodError(
-            "The pruned model's outputs are not finite", do="keep more of it, or lower the learning rate"
-        )
-    old = predict(parent, split, data.task)
-    return float(data.task.agreement(new, old).mean())
 
 
 def unscored(graph: Graph, importance: Importance) -> list[int]:

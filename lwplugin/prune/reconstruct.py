@@ -13,12 +13,13 @@ from lwplugin.data.batch import call
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group
 from lwplugin.model.watching import watching
+from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import attention_mask
 from lwplugin.moments.rows import groups_of, inputs_of, sample_rows, supports, weight_rows
 from lwplugin.moments.solve import BlockRemoval
 from lwplugin.progress import Progress
-from lwplugin.prune.base import Method, PruneConfig, repair_inputs
+from lwplugin.prune.base import Method, PruneConfig
 from lwplugin.prune.select import Importance
 
 if TYPE_CHECKING:

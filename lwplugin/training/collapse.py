@@ -1,0 +1,41 @@
+"""Has a compressed model forgotten what its parent answers: the same check for every family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from lwplugin.errors import MethodError
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+
+
+def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | None:
+    """Share of calibration examples that both answer alike; None where there are none.
+
+    Raises MethodError for outputs that are not finite.
+    """
+    if data.calibration is None:
+        return None
+    from lwplugin.data.evaluation import predict
+
+    split = data.calibration.head(min(len(data.calibration), 512))
+    new = predict(module, split, data.task)
+    if not np.isfinite(new).all():
+        raise MethodError(
+            "The compressed model's outputs are not finite", do="keep more of it, or lower the learning rate"
+        )
+    old = predict(parent, split, data.task)
+    return float(data.task.agreement(new, old).mean())
+
+
+def collapsed(what: str, agreement: float) -> MethodError:
+    """The error of a model that no longer answers as its parent does; ``what`` begins its sentence."""
+    return MethodError(
+        f"{what} collapsed the model",
+        got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
+        do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+    )
