@@ -48,6 +48,8 @@ ROWS = [
     Row("prune", "reconstruct", {"macs": 0.5}),
     Row("prune", "taylor", {"macs": 0.5}),
     Row("prune", "magnitude", {"macs": 0.6}, least_accuracy=0.6),
+    Row("prune", "activation", {"macs": 0.5}),
+    Row("prune", "attention", {"macs": 0.6}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
 ]

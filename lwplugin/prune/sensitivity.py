@@ -1,0 +1,67 @@
+"""A loss to differentiate by gates: the labels' where there are some, else the model's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Batch, call
+from lwplugin.errors import MethodError
+
+if TYPE_CHECKING:
+    from lwplugin.data import Task
+
+LOGITS = frozenset({"classification", "token_classification"})
+"""Tasks whose outputs are classes' logits, in the last dimension."""
+
+
+def gate_loss(module: nn.Module, batch: Batch, task: Task, generator: torch.Generator) -> Tensor:
+    """The loss of a batch whose derivative by a gate says how much the gate matters.
+
+    With labels, the task's own. Without, the divergence from the model's own outputs is no use: at the model
+    itself its gradient is zero. Its curvature is not, and is the mean square of the gradients of
+    log p(answer) over answers drawn from the model (the Fisher information), or, for outputs that are not logits,
+    of random projections of the outputs (Gauss-Newton). So answers or projections are drawn.
+
+    Raises:
+        MethodError: the loss is not finite.
+    """
+    outputs = task.outputs(call(module, batch.inputs))
+    if batch.targets is not None:
+        loss = task.loss(outputs, batch.targets)
+    elif task.name in LOGITS:
+        loss = _own_answers(outputs.flatten(0, -2), generator)
+    else:
+        signs = torch.randint(2, outputs.shape, generator=generator).to(outputs) * 2 - 1
+        scale = outputs.detach().square().mean().sqrt().clamp_min(1e-12)
+        loss = (outputs * signs).flatten(1).sum(1).mean() / scale
+    if not torch.isfinite(loss):
+        raise MethodError(
+            "The loss on a calibration batch is not finite",
+            got=float(loss.detach()),
+            do="check the model and the calibration examples for NaN or infinite values",
+        )
+    return loss
+
+
+def _own_answers(logits: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+    return F.cross_entropy(logits, drawn.to(logits.device))
+
+
+@contextmanager
+def only_trainable(module: nn.Module, names: set[str]) -> Iterator[None]:
+    """Gradients for the named parameters only; afterwards each wants what it wanted before."""
+    wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
