@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lwplugin.data.batch import Inputs
+from lwplugin.model.cost import cost
 from lwplugin.model.graph import Graph, Removal
 from lwplugin.moments.repair import LayerRepair
 from lwplugin.prune.select import Importance
@@ -21,11 +23,53 @@ def explain(
         "layers": _layers(parent, graph, removed),
         "removed": _removed(graph, removed, importance),
         "left_alone": [{"name": name, "reason": reason} for name, reason in graph.left_alone.items()],
-        "repair": [
-            {"name": r.name, "error_before": round(r.error_before, 6), "error_after": round(r.error_after, 6)}
-            for r in repairs
-        ],
+        "repair": repair_rows(repairs),
     }
+
+
+def repair_rows(repairs: Sequence[LayerRepair]) -> list[dict[str, Any]]:
+    """What the repair did to each layer."""
+    return [
+        {"name": r.name, "error_before": round(r.error_before, 6), "error_after": round(r.error_after, 6)}
+        for r in repairs
+    ]
+
+
+def compare(
+    parent: nn.Module, module: nn.Module, example: Inputs
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """The metrics and the ``layers`` of a pruning of any kind: both modules are run and counted."""
+    before, after = cost(parent, example), cost(module, example)
+    metrics = {
+        "macs": float(after.macs),
+        "macs_before": float(before.macs),
+        "params": float(after.params),
+        "params_before": float(before.params),
+    }
+    left = {layer.name: layer for layer in after.layers}
+    rows = []
+    for layer in before.layers:
+        shape = _weight_shape(parent, layer.name)
+        if not (layer.params or layer.macs):
+            continue
+        now = left.get(layer.name)
+        rows.append(
+            {
+                "name": layer.name or "(model)",
+                "type": layer.kind,
+                "params_before": layer.params,
+                "params_after": now.params if now else 0,
+                "macs_before": float(layer.macs),
+                "macs_after": float(now.macs) if now else 0.0,
+                "shape_before": shape,
+                "shape_after": _weight_shape(module, layer.name) if now else [],
+            }
+        )
+    return metrics, rows
+
+
+def _weight_shape(module: nn.Module, name: str) -> list[int]:
+    return next((list(p.shape) for p in module.get_submodule(name).parameters(recurse=False)), [])
 
 
 def _layers(parent: nn.Module, graph: Graph, removed: Removal) -> list[dict[str, Any]]:

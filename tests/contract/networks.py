@@ -23,3 +23,33 @@ class Residual(nn.Module):
         y = torch.relu(self.inner_norm(self.inner(x)))
         logits: Tensor = self.head(torch.relu(x + self.outer(y)).mean((2, 3)))
         return logits
+
+
+class Block(nn.Module):
+    """A residual block of one width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, width, h, w] → the same shape."""
+        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(x + y)
+
+
+class Blocks(nn.Module):
+    """Images [n, 1, 8, 8] → logits [n, 10], through residual blocks that can be dropped."""
+
+    def __init__(self, width: int = 16, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(torch.relu(self.stem(images))).mean((2, 3)))
+        return logits
