@@ -73,9 +73,9 @@ def test_bad_requests_say_what_there_is(encoder: nn.Module, words: Data) -> None
         lwplugin.prune(encoder, words, method="layer", blocks=1, skip=("layrs.*",))
     with pytest.raises(RecipeError, match="exactly one budget"):
         lwplugin.prune(encoder, words, method="layer", blocks=1, macs=0.5)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    rows = from_arrays(calibration=np.zeros((20, 4), dtype=np.float32))
     with pytest.raises(MethodError, match="no block that can be dropped"):
-        plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        rows = from_arrays(calibration=np.zeros((20, 4), dtype=np.float32))
         lwplugin.prune(plain, rows, method="layer", blocks=1)
 
 
