@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
-from lwplugin.prune import activation, attention, layer, magnitude, reconstruct, taylor
+from lwplugin.prune import activation, attention, hybrid, iterative, layer, magnitude, reconstruct, taylor
 from lwplugin.prune.base import Method, PruneConfig
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
 
 METHODS: dict[str, Method] = {
-    m.METHOD.name: m.METHOD for m in (reconstruct, taylor, magnitude, activation, attention, layer)
+    m.METHOD.name: m.METHOD
+    for m in (reconstruct, taylor, magnitude, activation, attention, layer, hybrid, iterative)
 }
 
 __all__ = ["METHODS", "Method", "PruneConfig", "prune"]

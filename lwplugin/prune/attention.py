@@ -22,11 +22,11 @@ from lwplugin.data.batch import Batch, call
 from lwplugin.model.graph import Graph, Group
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
-from lwplugin.prune.finetune import imitation
 from lwplugin.prune.importance import sum_by_unit
 from lwplugin.prune.reading import Reading, by_unit, readings
 from lwplugin.prune.select import Importance
 from lwplugin.prune.sensitivity import LOGITS, gate_loss, only_trainable
+from lwplugin.training.finetune import imitation
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Split, Task

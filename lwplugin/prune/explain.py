@@ -21,7 +21,7 @@ def explain(
     """JSON: ``layers`` before and after, ``removed`` units with their importance, ``left_alone``, ``repair``."""
     return {
         "layers": _layers(parent, graph, removed),
-        "removed": _removed(graph, removed, importance),
+        "removed": unit_rows(graph, removed, importance),
         "left_alone": [{"name": name, "reason": reason} for name, reason in graph.left_alone.items()],
         "repair": repair_rows(repairs),
     }
@@ -115,7 +115,7 @@ def _macs_by_layer(graph: Graph, mask: np.ndarray) -> dict[str, float]:
     return found
 
 
-def _removed(graph: Graph, removed: Removal, importance: Importance) -> list[dict[str, Any]]:
+def unit_rows(graph: Graph, removed: Removal, importance: Importance) -> list[dict[str, Any]]:
     rows = []
     for group in graph.groups:
         units = list(removed.get(group.index, ()))

@@ -1,0 +1,34 @@
+"""How far a module's answers are from the parent's on calibration examples: the label-free score of a candidate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lwplugin.data.evaluation import predict
+from lwplugin.prune.sensitivity import LOGITS
+from lwplugin.training.finetune import imitation
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+
+
+class Divergence:
+    """Kullback-Leibler divergence in nats for logits, relative squared error for other outputs; lower is closer.
+
+    The parent is run once.
+    """
+
+    def __init__(self, parent: nn.Module, data: Data, examples: int) -> None:
+        self._split = data.need("calibration").head(examples)
+        self._task = data.task
+        self._wanted = torch.from_numpy(predict(parent, self._split, data.task))
+
+    def __call__(self, module: nn.Module) -> float:
+        """Infinite where the module's outputs are not finite."""
+        outputs = torch.from_numpy(predict(module, self._split, self._task))
+        if not torch.isfinite(outputs).all():
+            return float("inf")
+        return float(imitation(outputs, self._wanted, logits=self._task.name in LOGITS, temperature=1.0))
