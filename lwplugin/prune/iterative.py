@@ -80,10 +80,11 @@ def shrink(
         progress("rounds", done, config.rounds)
         current = trace(module, data.example(2))
         fresh = importance_by(config.criterion, module, current, data, config, progress)
-        wanted = _wanted(
-            graph, removed, importance, config, config.budget.kept ** ((done + 1) / config.rounds)
-        )
-        cut(module, current, _in_current(graph, removed, wanted, current))
+        matched = correspondence(graph, removed, current)
+        importance = _renewed(importance, matched, fresh)
+        kept = config.budget.kept ** ((done + 1) / config.rounds)
+        wanted = _wanted(graph, removed, importance, matched, config, kept)
+        cut(module, current, _in_current(matched, wanted))
         removed = wanted
         repairs = restore(
             parent, module, kept_outputs(graph, removed, repairable(module)), data, config, progress
