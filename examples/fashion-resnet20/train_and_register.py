@@ -51,20 +51,9 @@ def train(data: lwplugin.data.Data, epochs: int, batch_size: int = 128) -> ResNe
     return model.cpu().eval()
 
 
-def main() -> None:
-    """Train, evaluate on the test split, log, register, set the alias."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--epochs", type=int, default=2)
-    options = parser.parse_args()
-
-    recipe = lwplugin.load_recipe(HERE / "recipe.yaml")
-    data = lwplugin.data.load(recipe.data, recipe.task)  # the same split that the recipe judges on
-    model = train(data, options.epochs)
+def register(model: ResNet20, data: lwplugin.data.Data) -> str:
+    """Evaluate on the test split, log, register, set the alias; the version."""
     found = lwplugin.data.evaluate(model, data.need("test"), data.task)
-    score = found.metrics[data.task.metric]
-
     example = data.example(2).numpy()
     with torch.no_grad():
         answer = model(torch.from_numpy(example)).numpy()
@@ -82,7 +71,22 @@ def main() -> None:
         )
     version = str(logged.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, version)
-    print(f"registered models:/{NAME}/{version} as @{ALIAS}, test {data.task.metric} {score:.4f}")
+    metric = data.task.metric
+    print(f"registered models:/{NAME}/{version} as @{ALIAS}, test {metric} {found.metrics[metric]:.4f}")
+    return version
+
+
+def main() -> None:
+    """Train, then register."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=2)
+    options = parser.parse_args()
+
+    recipe = lwplugin.load_recipe(HERE / "recipe.yaml")
+    data = lwplugin.data.load(recipe.data, recipe.task)  # the same split that the recipe judges on
+    register(train(data, options.epochs), data)
 
 
 if __name__ == "__main__":
