@@ -119,12 +119,12 @@ def check_speed(evidence: Evidence, policy: Policy) -> list[Check]:
             )
         ]
 
+    if evidence.noisy:
+        return answer("inconclusive", f"Speed was measured on a noisy machine{_because(evidence)}.")
     if low is None or high is None:
         return answer("error", "The speed-up over the parent was not measured: measure both in one run.")
     if math.isnan(low) or math.isnan(high):
         return answer("error", "The speed-up over the parent is not a number: measure again.")
-    if evidence.noisy:
-        return answer("inconclusive", f"Speed was measured on a noisy machine{_because(evidence)}.")
     if low > least:
         return answer("pass", f"The candidate is at least {low:.3g} times as fast as its parent.")
     if high <= least:
