@@ -104,8 +104,6 @@ def torch_pruning(module: nn.Module, inputs: Any) -> Counter[str]:
     """Each of its groups cut on its own; input columns are zeroed first."""
     import torch_pruning as tp
 
-    readers = {tp.prune_conv_in_channels, tp.prune_linear_in_channels, tp.prune_lstm_in_channels,
-               tp.prune_multihead_attention_in_channels}  # fmt: skip
     example = inputs if isinstance(inputs, dict) else inputs.clone()
     found: Counter[str] = Counter()
     try:
@@ -123,14 +121,17 @@ def torch_pruning(module: nn.Module, inputs: Any) -> Counter[str]:
             width = len(whole[0].idxs)
             chosen = torch.randperm(width, generator=torch.Generator().manual_seed(7))[: max(1, width // 3)]
             group = graph.get_pruning_group(root, prune, idxs=sorted(chosen.tolist()))
-            read = [item for item in group if item.dep.handler in readers]
+            read = [
+                (columns, item.idxs)
+                for item in group
+                if item.dep.handler.__name__ == "prune_in_channels"
+                for columns in input_columns(item.dep.target.module)
+            ]
             if not read or width < 2:
                 continue
             with torch.no_grad():
-                for item in read:
-                    layer = item.dep.target.module
-                    if hasattr(layer, "weight"):
-                        layer.weight[:, item.idxs] = 0
+                for columns, indices in read:
+                    columns[:, indices] = 0
                 before = outputs(net, inputs)
                 if not graph.check_pruning_group(group):
                     continue
@@ -141,6 +142,15 @@ def torch_pruning(module: nn.Module, inputs: Any) -> Counter[str]:
             continue
         found["right" if same(before, after) else "wrong"] += 1
     return found
+
+
+def input_columns(layer: nn.Module) -> list[torch.Tensor]:
+    """Weights whose second axis is the layer's input."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return [] if layer.in_proj_weight is None else [layer.in_proj_weight]
+    if isinstance(layer, nn.RNNBase):
+        return [w for name, w in layer.named_parameters() if name.startswith(("weight_ih_l0", "weight_ih_l0_reverse"))]
+    return [layer.weight] if isinstance(layer, nn.Conv2d | nn.Linear | nn.ConvTranspose2d | nn.Conv1d) else []
 
 
 def outputs(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
