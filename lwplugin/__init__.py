@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lwplugin import data
     from lwplugin.export import export
+    from lwplugin.factorize import factorize
     from lwplugin.gate import gate
     from lwplugin.measure import measure
     from lwplugin.model import FactoryOrigin, LightModel, light, load
@@ -50,7 +51,7 @@ _FROM = {
     "load_recipe": "lwplugin.recipe",
 }
 # A function and the folder it lives in share these names.
-_CALLABLE = {"prune", "quantize", "export", "measure", "gate"}
+_CALLABLE = {"prune", "factorize", "quantize", "export", "measure", "gate"}
 
 
 class _CallableModule(ModuleType):

@@ -103,7 +103,7 @@ def repair(
         inputs: the same examples, in the same order, as the parent answered.
         kept_outputs: for layers whose outputs were cut, the parent's output indices that remain (int64).
     """
-    norms = _norms_after(module, inputs, set(responses))
+    norms = norms_after(module, inputs, set(responses))
     done: list[LayerRepair] = []
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:
@@ -112,7 +112,7 @@ def repair(
             values = response.values
             if name in kept_outputs:
                 values = values[:, kept_outputs[name].to(values.device)]
-            done.append(_solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge))
+            done.append(solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge))
             progress("repair", len(done), len(responses))
 
         return hook
@@ -122,9 +122,13 @@ def repair(
     return done
 
 
-def _solve_layer(
+def solve_layer(
     name: str, layer: nn.Module, x: Tensor, rows: Rows, values: Tensor, norm: nn.Module | None, ridge: float
 ) -> LayerRepair:
+    """Solve one layer in place from its input ``x`` and the wanted ``values`` [rows, outputs] at ``rows``.
+
+    ``norm``: the batch norm that takes the constant where the layer has no bias.
+    """
     weight = weight_rows(layer)
     groups, outputs, width = weight.shape
     moments = Moments.zeros(groups, width, outputs)
@@ -151,7 +155,7 @@ def _solve_layer(
     return LayerRepair(name, before, float(solution.error.sum()) / energy)
 
 
-def _norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:
+def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:
     """For each layer without a bias, the batch norm that reads its output as it is."""
     produced: dict[int, tuple[str, int]] = {}
     kept_alive: list[Tensor] = []

@@ -96,7 +96,7 @@ def inputs_of(layer: nn.Module, x: Tensor, rows: Rows) -> Tensor:
 def responses_of(layer: nn.Module, y: Tensor, rows: Rows) -> Tensor:
     """The chosen rows of a layer's response, [rows, outputs]."""
     index = rows.index.to(y.device)
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear | nn.Embedding):
         return y.reshape(-1, y.shape[-1])[index]
     flat = y.flatten(2)
     return flat[index // rows.positions, :, index % rows.positions]

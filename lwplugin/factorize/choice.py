@@ -1,0 +1,122 @@
+"""From what every layer saw to the size each gets: errors of all ranks once, then one choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, call
+from lwplugin.factorize.forms import kernel_of
+from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer, smaller
+from lwplugin.factorize.sensitivity import sensitivities
+from lwplugin.factorize.sequence import Seen, seen_by
+from lwplugin.factorize.sites import Sites, ladder, places
+from lwplugin.model.cost import Cost
+from lwplugin.model.watching import watching
+from lwplugin.moments.repair import Response
+from lwplugin.progress import Progress
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+    from lwplugin.factorize.base import FactorizeConfig, Method
+
+Layers = dict[str, list[Option]]
+
+
+def choose(
+    method: Method,
+    parent: nn.Module,
+    sites: Sites,
+    before: Cost,
+    inputs: Inputs | None,
+    responses: Mapping[str, Response],
+    data: Data,
+    config: FactorizeConfig,
+    progress: Progress,
+) -> tuple[Layers, dict[str, Option]]:
+    """Every layer's options, and the one it gets.
+
+    Raises:
+        MethodError: the budget cannot be met.
+    """
+    options: Layers = {}
+    energies: dict[str, Tensor] = {}
+
+    def weigh(name: str, seen: Seen | None) -> None:
+        layer = parent.get_submodule(name)
+        options[name] = _options(method, name, layer, seen, before, config)
+        if seen is not None:
+            energies[name] = seen.responses
+        progress("errors of all ranks", len(options), len(sites.names))
+
+    if inputs is None:
+        for name in sites.names:
+            weigh(name, None)
+    else:
+
+        def watch(name: str, args: Any, output: Any) -> None:
+            weigh(name, seen_by(name, parent.get_submodule(name), args[0], responses[name]))
+
+        with torch.no_grad(), watching(parent, sites.names, watch):
+            call(parent, inputs)
+    return options, _choose(parent, options, energies, before, inputs, data, config, progress)
+
+
+def _options(
+    method: Method, name: str, layer: nn.Module, seen: Seen | None, before: Cost, config: FactorizeConfig
+) -> list[Option]:
+    kernel = kernel_of(layer)
+    shape = tuple(kernel.shape)
+    at = places(name, layer, before)
+    constants = 0 if getattr(layer, "bias", None) is None else shape[0]
+    found = [Option(None, kernel.numel() + constants, at.macs(None, shape), 0.0)]
+    constants = shape[0] if seen is not None else constants
+    used = seen if config.data_aware or method.needs_data else None
+    for form_name in method.forms(layer, config):
+        forms = ladder(shape, form_name, config.round_to, config.rank)
+        sized = [
+            (form, float(sum(torch.Size(s).numel() for s in form.shapes(shape)) + constants))
+            for form in forms
+        ]
+        floor = config.min_kept * kernel.numel() if config.kind else 0
+        sized = [(form, params) for form, params in sized if floor <= params < found[0].params]
+        errors = method.errors(kernel, [form for form, _ in sized], used, config) if sized else []
+        found += [
+            Option(form, params, at.macs(form, shape), error)
+            for (form, params), error in zip(sized, errors, strict=True)
+        ]
+    return found
+
+
+def _choose(
+    parent: nn.Module,
+    options: Layers,
+    energies: Mapping[str, Tensor],
+    before: Cost,
+    inputs: Inputs | None,
+    data: Data,
+    config: FactorizeConfig,
+    progress: Progress,
+) -> dict[str, Option]:
+    if config.rank is not None:
+        return by_rank(options, config.rank)
+    if config.energy is not None:
+        return by_energy(options, config.energy)
+    kind = config.kind or "params"
+    total = before.params if kind == "params" else before.macs
+    others = total - sum(next(iter(o)).cost(kind) for o in options.values())
+    ceiling = (config.params or config.macs or 1.0) * total - others
+    if config.ranking == "per_layer":
+        return per_layer(options, kind, ceiling)
+    shrinkable = [name for name, all_of in options.items() if smaller(all_of, kind)]
+    weights = dict.fromkeys(options, 1.0)
+    if inputs is not None:
+        gradients = sensitivities(parent, inputs, shrinkable, data.task, seed=config.seed, progress=progress)
+        weights = {
+            name: float((gradients[name] * energies[name]).sum()) if name in gradients else 0.0
+            for name in options
+        }
+    return globally(options, kind, ceiling, weights)

@@ -1,0 +1,168 @@
+"""One pass in network order: every layer is factorized with what it will really see, against what its parent said.
+
+The inputs of a layer come from the layers factorized before it; the wanted response is the parent's at the same rows.
+So errors do not pile up: each layer makes up for those before it. No labels, no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, call
+from lwplugin.errors import MethodError
+from lwplugin.factorize.sites import put
+from lwplugin.moments.moments import Moments
+from lwplugin.moments.repair import LayerRepair, Response, norms_after, solve_layer
+from lwplugin.moments.rows import inputs_of
+from lwplugin.moments.solve import solve
+from lwplugin.progress import Progress
+
+RIDGE = 1e-3
+"""Of the mean input variance: the pull towards the parent's weights."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer saw on the calibration examples and should have answered."""
+
+    features: Tensor
+    """[rows, k]; for an embedding, the rows' indices, int64 [rows]."""
+    wanted: Tensor
+    """[rows, o]"""
+    entries: int = 0
+    """Rows of an embedding's table; 0 for other layers."""
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of inputs against wanted responses."""
+        moments = Moments.zeros(1, self.features.shape[-1], self.wanted.shape[-1])
+        moments.add(self.features[:, None, :], self.wanted)
+        return moments
+
+    @cached_property
+    def inputs(self) -> Tensor:
+        """Covariance of the inputs, [k, k]; for an embedding the weight of each entry, [k].
+
+        Half of an embedding's weight goes by what occurred, half is even: most entries are met only later.
+        """
+        if self.entries:
+            counts = torch.bincount(self.features, minlength=self.entries).double()
+            return 0.5 * counts / len(self.features) + 0.5 / self.entries
+        return self.moments.covariances(centred=True)[0][0]
+
+    @cached_property
+    def responses(self) -> Tensor:
+        """Covariance of the wanted responses, [o, o]."""
+        rows = self.wanted.double().cpu()
+        centred = rows - rows.mean(0)
+        return centred.T @ centred / len(rows)
+
+    def fitted(self, kernel: Tensor) -> Tensor:
+        """The kernel that answers best from these inputs, pulled towards the one given; [o, i, kh, kw]."""
+        if self.entries:
+            return kernel
+        return (
+            solve(self.moments, kernel.flatten(1)[None], offset=True, ridge=RIDGE)
+            .weight[0]
+            .reshape(kernel.shape)
+        )
+
+    def bias(self, kernel: Tensor, approximation: Tensor, bias: Tensor | None, *, free: bool) -> Tensor:
+        """The constant [o] that leaves no mean error: against the wanted response, or the layer's own (not ``free``)."""
+        before, now = kernel.flatten(1), approximation.flatten(1)
+        if self.entries:
+            return (before - now) @ self.inputs
+        mean_input, mean_response = (mean[0] for mean in self.moments.means())
+        if free:
+            return mean_response - now @ mean_input
+        return (0 if bias is None else bias) + (before - now) @ mean_input
+
+
+def seen_by(name: str, layer: nn.Module, x: Tensor, response: Response) -> Seen:
+    """The sampled rows of one layer. Raises MethodError where its inputs are not finite."""
+    if isinstance(layer, nn.Embedding):
+        features = x.reshape(-1)[response.rows.index.to(x.device)]
+        return Seen(features.cpu(), response.values, layer.num_embeddings)
+    features = inputs_of(layer, x, response.rows)[:, 0]
+    if not torch.isfinite(features).all():
+        raise MethodError(
+            f"The inputs of layer '{name}' are not finite on the calibration examples",
+            do="remove NaN and infinite values from them",
+        )
+    return Seen(features, response.values)
+
+
+Build = Callable[[str, nn.Module, Seen], nn.Sequential]
+"""(name, layer, what it saw) → the product that takes its place."""
+
+
+def in_order(
+    module: nn.Module,
+    inputs: Inputs,
+    responses: Mapping[str, Response],
+    build: Build,
+    sites: set[str],
+    *,
+    repair: bool,
+    progress: Progress,
+) -> list[LayerRepair]:
+    """Replaces, in place, every layer of ``sites`` by its product, in one forward pass of ``module``.
+
+    With ``repair`` each layer runs as its product from then on and the last factor, as any layer that stays whole, is
+    solved against the parent's response; without it all layers see the parent's inputs.
+    """
+    done: list[LayerRepair] = []
+    products: dict[str, nn.Sequential] = {}
+    whole = [name for name in responses if name not in sites] if repair else []
+    norms = norms_after(module, inputs, set(whole))
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(layer: nn.Module, args: Any) -> None:
+            response = responses[name]
+            done.append(
+                solve_layer(name, layer, args[0], response.rows, response.values, norms.get(name), RIDGE)
+            )
+            progress("repair", len(done), len(responses))
+
+        return hook
+
+    def after(name: str) -> Callable[[nn.Module, Any, Any, Any], Any]:
+        def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            (x,) = args or kwargs.values()
+            response = responses[name]
+            product = products[name] = build(name, layer, seen_by(name, layer, x, response))
+            progress("factorize", len(products), len(sites))
+            if not repair:
+                return None
+            if not isinstance(layer, nn.Embedding):
+                done.append(_solve_last(name, product, x, response))
+            return product(x)
+
+        return hook
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(before(name)) for name in whole]
+    handles += [
+        module.get_submodule(name).register_forward_hook(after(name), with_kwargs=True) for name in sites
+    ]
+    try:
+        with torch.no_grad():
+            call(module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, product in products.items():
+        put(module, name, product)
+    return done
+
+
+def _solve_last(name: str, product: nn.Sequential, x: Tensor, response: Response) -> LayerRepair:
+    """The mixing layer's weights and bias, given the factors before it."""
+    for part in product[:-1]:
+        x = part(x)
+    return solve_layer(name, product[-1], x, response.rows, response.values, None, RIDGE)
