@@ -33,6 +33,7 @@ __all__ = [
     "data",
     "errors",
     "export",
+    "factorize",
     "gate",
     "light",
     "load",

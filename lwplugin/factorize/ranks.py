@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from lwplugin.errors import MethodError
@@ -118,7 +119,7 @@ def globally(options: Options, kind: Kind, ceiling: float, weights: Mapping[str,
         (
             (weights[name] * (a.error - b.error) / (b.cost(kind) - a.cost(kind)), name, place + 1)
             for name, hull in hulls.items()
-            for place, (a, b) in enumerate(zip(hull, hull[1:], strict=False))
+            for place, (a, b) in enumerate(pairwise(hull))
         ),
         key=lambda step: (-step[0], step[1], step[2]),
     )

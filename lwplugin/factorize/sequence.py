@@ -74,7 +74,7 @@ class Seen:
         )
 
     def bias(self, kernel: Tensor, approximation: Tensor, bias: Tensor | None, *, free: bool) -> Tensor:
-        """The constant [o] that leaves no mean error: against the wanted response, or the layer's own (not ``free``)."""
+        """The constant [o] that leaves no mean error: of the wanted response if ``free``, else of the layer's own."""
         before, now = kernel.flatten(1), approximation.flatten(1)
         if self.entries:
             return (before - now) @ self.inputs

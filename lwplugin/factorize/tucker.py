@@ -6,7 +6,6 @@ By tensorly. Data-aware, the input channels are weighted by their covariance fir
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -60,7 +59,7 @@ def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: T
 
 def _scale(kernel: Tensor, seen: Seen | None) -> Tensor:
     """Lower triangular root [i, i] of the covariance of the input channels, over all taps."""
-    o, i, kh, kw = kernel.shape
+    _, i, kh, kw = kernel.shape
     if seen is None:
         return torch.eye(i, dtype=kernel.dtype)
     blocks = seen.inputs.reshape(i, kh * kw, i, kh * kw)
@@ -82,11 +81,8 @@ def _partial_tucker(kernel: Tensor, ranks: tuple[int, ...], iterations: int) -> 
     except ImportError as error:
         raise MissingExtraError("tensorly", extra="tucker", why="factorize's method 'tucker'") from error
     inner, outer = ranks
-    found: Any = partial_tucker(
+    (core, factors), _ = partial_tucker(
         kernel.numpy(), rank=[outer, inner], modes=[0, 1], init="svd", n_iter_max=iterations, tol=1e-6
-    )
-    (core, factors), _ = (
-        found if isinstance(found[0], tuple) or hasattr(found[0], "factors") else (found, None)
     )
     return torch.from_numpy(core.copy()), [torch.from_numpy(factor.copy()) for factor in factors]
 

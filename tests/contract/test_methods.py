@@ -20,6 +20,7 @@ from torch import nn
 import lwplugin
 from lwplugin.data import Data, evaluate, load
 from lwplugin.errors import MethodError, RecipeError
+from lwplugin.factorize import METHODS as FACTORIZE
 from lwplugin.model.bundle import LightModel
 from lwplugin.prune import METHODS as PRUNE
 from lwplugin.quantize import METHODS as QUANTIZE
@@ -56,11 +57,17 @@ ROWS = [
     Row("prune", "layer", {"macs": 0.6}, network="Blocks", floor="with all 4 blocks gone"),
     Row("prune", "hybrid", {"macs": 0.4, "splits": 3}, network="Blocks"),
     Row("prune", "iterative", {"macs": 0.5, "rounds": 2}),
+    Row("factorize", "svd", {"params": 0.5}),
+    Row("factorize", "pca", {"params": 0.5}),
+    Row("factorize", "tucker", {"params": 0.5}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
 ]
 ALL = pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.family}-{r.method}")
 PRUNES = pytest.mark.parametrize("row", [r for r in ROWS if r.family == "prune"], ids=lambda r: r.method)
+FACTORIZES = pytest.mark.parametrize(
+    "row", [r for r in ROWS if r.family == "factorize"], ids=lambda r: r.method
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,9 +113,8 @@ def digest(module: nn.Module) -> str:
 
 
 def test_every_method_has_a_row() -> None:
-    assert {(r.family, r.method) for r in ROWS} == {("prune", m) for m in PRUNE} | {
-        ("quantize", m) for m in QUANTIZE
-    }
+    families = {"prune": PRUNE, "factorize": FACTORIZE, "quantize": QUANTIZE}
+    assert {(r.family, r.method) for r in ROWS} == {(f, m) for f, methods in families.items() for m in methods}
 
 
 @ALL
@@ -174,7 +180,19 @@ def test_an_unreachable_budget_says_what_can_be_reached(row: Row, model: LightMo
         run(row, model, data, macs=0.001)
 
 
-@PRUNES
+@FACTORIZES
+def test_a_collapsed_product_is_refused(row: Row, model: LightModel, data: Data) -> None:
+    with pytest.raises(MethodError, match="agree with the parent's on"):
+        run(row, model, data, params=0.35, repair=False, collapse=1.0)
+
+
+@FACTORIZES
+def test_an_unreachable_rank_budget_says_what_is_left(row: Row, model: LightModel, data: Data) -> None:
+    with pytest.raises(MethodError, match="at its floor"):
+        run(row, model, data, params=0.01)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.family != "quantize"], ids=lambda r: r.method)
 def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
     row: Row, model: LightModel, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
