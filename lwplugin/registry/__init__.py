@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from lwplugin.registry.aliases import promote as promote
     from lwplugin.registry.aliases import rollback as rollback
     from lwplugin.registry.download import pull as pull
+    from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.listing import Listed as Listed
     from lwplugin.registry.listing import inventory as inventory
-    from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.registration import Registration as Registration
     from lwplugin.registry.registration import register as register
     from lwplugin.registry.versions import Resolved as Resolved
