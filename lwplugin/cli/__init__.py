@@ -25,6 +25,7 @@ COMMANDS = {
     "promote": ("registry", "Move an alias to a version, keeping the one before for rollback."),
     "rollback": ("registry", "Move an alias back to the version before."),
     "check": ("check", "Hold registered versions to a policy of budgets and margins."),
+    "serve": ("serve", "Receive registry events and start the recipes that rules name."),
     "report": ("report", "Say where the reports of a recipe lie, or open one."),
     "show": ("show", "Tell what a bundle, an exported model or a verdict holds."),
     "methods": ("methods", "List families, methods and their options."),

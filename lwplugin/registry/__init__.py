@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.listing import Listed as Listed
     from lwplugin.registry.listing import inventory as inventory
+    from lwplugin.registry.listing import look_up as look_up
     from lwplugin.registry.registration import Registration as Registration
     from lwplugin.registry.registration import register as register
     from lwplugin.registry.versions import Resolved as Resolved
@@ -29,6 +30,7 @@ _HOME = {
     "Resolved": "versions",
     "ancestors": "lineage",
     "inventory": "listing",
+    "look_up": "listing",
     "promote": "aliases",
     "pull": "download",
     "register": "registration",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
+# model → version → its aliases
+Aliases = dict[str, dict[int, list[str]]]
 _MODELS_A_PAGE = 500
 _VERSIONS_A_PAGE = 2000
 
@@ -76,9 +78,40 @@ def inventory(
     return sorted(found, key=lambda version: (version.name, version.version))
 
 
-def _aliases(client: MlflowClient, name: str | None) -> dict[str, dict[int, list[str]]]:
-    """Model → version → its aliases."""
-    found: dict[str, dict[int, list[str]]] = {}
+def look_up(
+    places: Iterable[tuple[str, str]], *, tracking_uri: str | None = None, registry_uri: str | None = None
+) -> dict[tuple[str, str], Listed | None]:
+    """(model, "3" or "@alias") → the version there now; None where nothing is.
+
+    Raises RegistryError where the registry does not answer.
+    """
+    found: dict[tuple[str, str], Listed | None] = {}
+    with connected(tracking_uri, registry_uri) as client:
+        models: dict[str, Aliases] = {}
+        for name, reference in places:
+            if name not in models:
+                models[name] = _aliases(client, name)
+            found[name, reference] = _at(client, name, reference, models[name])
+    return found
+
+
+def _at(client: MlflowClient, name: str, reference: str, aliases: Aliases) -> Listed | None:
+    from mlflow.exceptions import MlflowException
+
+    numbers = [str(v) for v, names in aliases.get(name, {}).items() if reference.removeprefix("@") in names]
+    number = next(iter(numbers), None) if reference.startswith("@") else reference
+    if number is None:
+        return None
+    try:
+        return _listed(client.get_model_version(name, number), aliases)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None
+
+
+def _aliases(client: MlflowClient, name: str | None) -> Aliases:
+    found: Aliases = {}
     wanted = None if name is None else f"name={quoted(name)}"
     token = None
     while True:
@@ -109,7 +142,7 @@ def _versions(client: MlflowClient, name: str | None) -> Iterator[ModelVersion]:
             return
 
 
-def _listed(version: ModelVersion, aliases: dict[str, dict[int, list[str]]]) -> Listed:
+def _listed(version: ModelVersion, aliases: Aliases) -> Listed:
     number = int(version.version)
     return Listed(
         name=version.name,

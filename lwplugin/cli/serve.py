@@ -1,0 +1,114 @@
+"""`lwplugin serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lwplugin.cli.output import json_option, only_json, write_json
+from lwplugin.errors import LwpluginError, MissingExtraError
+
+_HELP = """Receive registry events, reconcile, and start the recipes that RULES name.
+
+The webhook's secret comes from LWPLUGIN_WEBHOOK_SECRET, the database from LWPLUGIN_DATABASE_URL (default: sqlite in the
+store), each also from the file that …_FILE names.
+"""
+
+
+@click.command("serve", help=_HELP)
+@click.argument("rules", type=click.Path(path_type=Path, dir_okay=False), default="serve.yaml")
+@click.option("--host", default="0.0.0.0", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=1, show_default=True, help="Recipes run at once.")
+@click.option(
+    "--reconcile-every", type=click.FloatRange(0.1), default=60, show_default=True, metavar="SECONDS"
+)
+@click.option("--lease", type=click.FloatRange(1), default=60, show_default=True, metavar="SECONDS",
+              help="A dead replica's work is taken over after this.")  # fmt: skip
+@click.option("--replay-window", type=click.FloatRange(1), default=300, show_default=True, metavar="SECONDS",
+              help="Older deliveries are refused.")  # fmt: skip
+@click.option("--max-open", type=click.IntRange(1), default=10_000, show_default=True,
+              help="Deliveries that may wait; beyond, senders are told to come again.")  # fmt: skip
+@click.option("--reconcile-once", is_flag=True, help="Queue what was missed, run nothing, and end.")
+@click.option("--retry", type=int, metavar="JOB", help="Queue a job that has ended once more, and end.")
+@click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
+@json_option
+def serve_command(
+    rules: Path,
+    host: str,
+    port: int,
+    workers: int,
+    reconcile_every: float,
+    lease: float,
+    replay_window: float,
+    max_open: int,
+    reconcile_once: bool,
+    retry: int | None,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> int:
+    with only_json(as_json) as out:
+        try:
+            import prometheus_client  # noqa: F401
+            import sqlalchemy  # noqa: F401
+            import starlette  # noqa: F401
+            import uvicorn
+        except ImportError as error:
+            raise MissingExtraError(str(error.name), extra="serve", why="The service") from None
+
+        from lwplugin.serve.app import create_app
+        from lwplugin.serve.database import open_database
+        from lwplugin.serve.dispatch import reconcile
+        from lwplugin.serve.log import log_to_stderr
+        from lwplugin.serve.queue import again
+        from lwplugin.serve.rules import RuleBook
+        from lwplugin.serve.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
+        from lwplugin.serve.service import Service
+        from lwplugin.settings import settings
+
+        folder = settings().store.absolute() / "serve"
+        engine = open_database(secret(DATABASE_URL) or f"sqlite:///{folder / 'serve.db'}")
+        if retry is not None:
+            if not again(engine, retry):
+                raise LwpluginError(
+                    f"Job {retry} cannot be run again", got="no job that has ended", do="see /jobs"
+                )
+            return 0
+        book = RuleBook(rules)
+        log_to_stderr()
+        if reconcile_once:
+            done = reconcile(engine, book, tracking_uri=tracking_uri)
+            if as_json:
+                queued = [vars(intent) for intent in done.queued]
+                write_json({"versions": len(done.versions), "queued": queued}, out)
+            else:
+                click.echo(f"{len(done.versions)} versions looked at, {len(done.queued)} jobs queued")
+            return 0
+        known = secrets(WEBHOOK_SECRET)
+        if not known:
+            raise LwpluginError(
+                "The service has no webhook secret, so it could not tell the registry's events from forged ones",
+                do=f"set {WEBHOOK_SECRET} or {WEBHOOK_SECRET}_FILE to the secret the webhook was created with",
+            )
+        service = Service(
+            engine,
+            book,
+            logs=folder / "logs",
+            tracking_uri=tracking_uri,
+            workers=workers,
+            reconcile_s=reconcile_every,
+            lease_s=lease,
+            most_open=max_open,
+        )
+        app = create_app(service, secrets=known, window_s=replay_window)
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+    return 0

@@ -1,0 +1,49 @@
+"""Prometheus metrics of the service."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from lwplugin.serve.queue import backlog, job_counts
+
+STATES = ("queued", "running", "pass", "fail", "inconclusive", "error")
+
+
+class Metrics:
+    """Counted as things happen; what lies in the database is read when asked for."""
+
+    def __init__(self) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self._registry = CollectorRegistry()
+        within = {"registry": self._registry}
+        self.deliveries = Counter(
+            "lwplugin_deliveries", "Deliveries by what became of them.", ["outcome"], **within
+        )
+        self.jobs = Gauge("lwplugin_jobs", "Jobs by state.", ["state"], **within)
+        self.backlog = Gauge("lwplugin_open_deliveries", "Deliveries nobody has looked into.", **within)
+        self.job_seconds = Histogram(
+            "lwplugin_job_seconds",
+            "How long jobs took, by how they ended.",
+            ["state"],
+            buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
+            **within,
+        )
+        self.reconcile_seconds = Gauge("lwplugin_reconcile_seconds", "The last comparison took.", **within)
+        self.reconciled = Gauge("lwplugin_last_reconciled_timestamp_seconds", "When it ended.", **within)
+        self.missed = Counter("lwplugin_missed", "Work the reconciler found and no event did.", **within)
+        self.registry_up = Gauge("lwplugin_registry_up", "1 while the registry answers.", **within)
+        self.versions = Gauge("lwplugin_versions", "Registered versions by verdict.", ["verdict"], **within)
+        self.violations = Gauge(
+            "lwplugin_policy_violations", "Findings against the policy.", ["rule", "severity"], **within
+        )
+
+    def text(self, engine: Engine) -> bytes:
+        """The exposition format."""
+        from prometheus_client import generate_latest
+
+        counts = job_counts(engine)
+        for state in STATES:
+            self.jobs.labels(state).set(counts.get(state, 0))
+        self.backlog.set(backlog(engine))
+        return bytes(generate_latest(self._registry))

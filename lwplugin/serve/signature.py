@@ -1,0 +1,45 @@
+"""Is a delivery from the registry, and recent? MLflow signs id, time and raw body with HMAC-SHA256."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Mapping
+
+SIGNATURE = "x-mlflow-signature"
+TIMESTAMP = "x-mlflow-timestamp"
+DELIVERY = "x-mlflow-delivery-id"
+_MOST_CHARACTERS = 200
+_SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class RefusedError(Exception):
+    """The delivery is not taken; the text is for our log, the sender learns nothing."""
+
+
+def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
+    """The signature header of a delivery."""
+    message = f"{delivery}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(secret.encode(), message, hashlib.sha256).digest()).decode()
+
+
+def verify(
+    headers: Mapping[str, str], body: bytes, *, secrets: Iterable[str], now_s: float, window_s: float
+) -> str:
+    """The delivery's id. Raises RefusedError. Every comparison takes the same time whatever was sent."""
+    delivery, timestamp = headers.get(DELIVERY, ""), headers.get(TIMESTAMP, "")
+    if not delivery or len(delivery) > _MOST_CHARACTERS or not delivery.isprintable():
+        raise RefusedError("no usable delivery id")
+    if not _SECONDS.fullmatch(timestamp):
+        raise RefusedError("no usable timestamp")
+    sent = headers.get(SIGNATURE, "").encode("utf-8", "replace")
+    good = False
+    for secret in secrets:
+        good |= hmac.compare_digest(sign(secret, delivery, timestamp, body).encode(), sent)
+    if not good:
+        raise RefusedError("wrong signature")
+    if abs(now_s - int(timestamp)) > window_s:
+        raise RefusedError("outside the replay window")
+    return delivery

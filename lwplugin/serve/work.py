@@ -1,0 +1,132 @@
+"""Runs a leased job as a process of its own, keeps the lease, and writes down how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+
+from lwplugin.serve.log import log
+from lwplugin.serve.queue import Job, claim, finish, give_back, renew
+
+LEASE_S = 60.0
+_LWPLUGIN = (sys.executable, "-c", "from lwplugin.cli import main; main()")
+_RESULT_BYTES = 4 * 2**20
+_KILL_AFTER_S = 10.0
+_TAIL = 2000
+
+
+def command_of(job: Job, program: Sequence[str], tracking_uri: str | None) -> list[str]:
+    """`lwplugin run RECIPE --model models:/net/3 --engine local --quiet --json`."""
+    command = [*(program or _LWPLUGIN), "run", job.recipe, "--model", f"models:/{job.model}/{job.version}"]
+    if job.engine != "local":
+        command += ["--engine", job.engine]
+    if tracking_uri is not None:
+        command += ["--tracking-uri", tracking_uri]
+    return [*command, "--quiet", "--json"]
+
+
+class Worker:
+    """One thread's loop: claim, run, finish, until it is told to stop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        owner: str,
+        *,
+        logs: Path,
+        program: Sequence[str] = (),
+        tracking_uri: str | None = None,
+        lease_s: float = LEASE_S,
+        ended: Callable[[str, float], None] = lambda state, seconds: None,
+    ) -> None:
+        self._engine, self._owner, self._logs, self._program = engine, owner, logs, program
+        self._tracking_uri, self._lease_s, self._ended = tracking_uri, lease_s, ended
+
+    def work_once(self, stop: threading.Event) -> bool:
+        """One job; False where none is due. Raises what the database raises."""
+        job = claim(self._engine, self._owner, self._lease_s)
+        if job is None:
+            return False
+        about = {"job": job.id, "model": job.model, "version": job.version, "attempt": job.attempts}
+        log("job started", rule=job.rule, **about)
+        began = time.monotonic()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        stem = self._logs / f"job-{job.id}-{job.attempts}"
+        out, err = stem.with_suffix(".json"), stem.with_suffix(".log")
+        code = self._run(job, out, err, stop)
+        seconds = time.monotonic() - began
+        if code is None:
+            log("job left", **about)
+            return True
+        result = _summary(out, err, code)
+        state = finish(self._engine, job, self._owner, code, json.dumps(result))
+        log("job ended", state=state, exit_code=code, seconds=round(seconds, 1), **about)
+        self._ended(state or "lost", seconds)
+        return True
+
+    def _run(self, job: Job, out: Path, err: Path, stop: threading.Event) -> int | None:
+        """The exit code; None where the job is somebody else's now."""
+        tie = [sys.executable, "-m", "lwplugin.serve.tied", str(os.getpid())]
+        command = [*tie, *command_of(job, self._program, self._tracking_uri)]
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+            )
+        renew_at = time.monotonic() + self._lease_s / 3
+        while True:
+            try:
+                return process.wait(0.2)
+            except subprocess.TimeoutExpired:
+                pass
+            if stop.is_set():
+                _end(process)
+                give_back(self._engine, job, self._owner)
+                return None
+            if time.monotonic() >= renew_at:
+                renew_at = time.monotonic() + self._lease_s / 3
+                if not self._keep(job):
+                    _end(process)
+                    return None
+
+    def _keep(self, job: Job) -> bool:
+        try:
+            return renew(self._engine, job, self._owner, self._lease_s)
+        except Exception:
+            log("lease not renewed", error=True, job=job.id)
+            return True  # tried again before it ends; once it is another's, renewing says so
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The job and all it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(_KILL_AFTER_S)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _summary(out: Path, err: Path, code: int) -> dict[str, Any]:
+    """Verdict and registered versions of a run; the end of its log where it says neither."""
+    try:
+        if out.stat().st_size <= _RESULT_BYTES:
+            run = json.loads(out.read_text(encoding="utf-8"))
+            registered = [(t.get("registration") or {}).get("uri") for t in run["targets"].values()]
+            return {"verdict": run["verdict"], "registered": [uri for uri in registered if uri]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    text = err.read_bytes()[-_TAIL:].decode("utf-8", "replace") if err.is_file() else ""
+    return {"error": text.strip() or f"exit code {code}"}
