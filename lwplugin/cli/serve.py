@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -102,6 +103,8 @@ def serve_command(
             most_open=max_open,
         )
         app = create_app(service, secrets=known, window_s=replay_window)
+        # uvicorn raises the signal that ended it once more when all is tidied up; then it is no news.
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
         uvicorn.run(
             app,
             host=host,

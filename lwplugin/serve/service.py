@@ -48,7 +48,7 @@ class Service:
         self.seen: Reconciled | None = None
         self.seen_s = 0.0
         self._most_open = most_open
-        self._open = 0
+        self._open, self._counting = 0, threading.Lock()
         self._stop, self._news = threading.Event(), threading.Event()
         self._work_waits = threading.Event()
         self._worker = Worker(
@@ -110,8 +110,9 @@ class Service:
 
     def take_in(self, batch: Sequence[Delivery]) -> set[str]:
         """See :func:`lwplugin.serve.queue.take_in`."""
-        new = queue.take_in(self.engine, batch)
-        self._open += len(new)
+        with self._counting:
+            new = queue.take_in(self.engine, batch)
+            self._open += len(new)
         return new
 
     def arrived(self) -> None:
@@ -120,7 +121,8 @@ class Service:
 
     def _dispatch(self) -> bool:
         self._news.clear()
-        self._open = queue.backlog(self.engine)
+        with self._counting:
+            self._open = queue.backlog(self.engine)
         if not self._open:
             return False
         dispatch(self.engine, self.book, tracking_uri=self.tracking_uri)

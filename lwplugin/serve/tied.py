@@ -1,4 +1,4 @@
-"""`python -m lwplugin.serve.tied COMMAND…`: becomes COMMAND, which ends when its starter dies, killed or not.
+"""`python tied.py STARTER COMMAND…`: becomes COMMAND, which ends when process STARTER dies, killed or not.
 
 Linux only; elsewhere the command is started as it is, and an orphan ends its run by itself.
 """

@@ -20,6 +20,8 @@ from lwplugin.serve.queue import Job, claim, finish, give_back, renew
 
 LEASE_S = 60.0
 _LWPLUGIN = (sys.executable, "-c", "from lwplugin.cli import main; main()")
+# Isolated and without site-packages: it starts in milliseconds, and what it becomes starts afresh.
+_TIE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 _RESULT_BYTES = 4 * 2**20
 _KILL_AFTER_S = 10.0
 _TAIL = 2000
@@ -76,8 +78,7 @@ class Worker:
 
     def _run(self, job: Job, out: Path, err: Path, stop: threading.Event) -> int | None:
         """The exit code; None where the job is somebody else's now."""
-        tie = [sys.executable, "-m", "lwplugin.serve.tied", str(os.getpid())]
-        command = [*tie, *command_of(job, self._program, self._tracking_uri)]
+        command = [*_TIE, str(os.getpid()), *command_of(job, self._program, self._tracking_uri)]
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True

@@ -228,7 +228,10 @@ class Site:
         return replica
 
     def ready(self, replica: Replica) -> Replica:
+        """Answers, and has compared the registry with the rules once where there is a registry."""
         self.servers.wait_for(f"{replica.url}/readyz", replica.process, replica.log)
+        if not self.environment.get("MLFLOW_TRACKING_URI"):
+            self.wait(lambda: "lwplugin_registry_up 1.0" in replica.get("/metrics")[1])
         return replica
 
     def once(self) -> dict[str, Any]:
