@@ -16,26 +16,40 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self._registry = CollectorRegistry()
-        within = {"registry": self._registry}
         self.deliveries = Counter(
-            "lwplugin_deliveries", "Deliveries by what became of them.", ["outcome"], **within
+            "lwplugin_deliveries", "Deliveries by what became of them.", ["outcome"], registry=self._registry
         )
-        self.jobs = Gauge("lwplugin_jobs", "Jobs by state.", ["state"], **within)
-        self.backlog = Gauge("lwplugin_open_deliveries", "Deliveries nobody has looked into.", **within)
+        self.jobs = Gauge("lwplugin_jobs", "Jobs by state.", ["state"], registry=self._registry)
+        self.backlog = Gauge(
+            "lwplugin_open_deliveries", "Deliveries nobody has looked into.", registry=self._registry
+        )
         self.job_seconds = Histogram(
             "lwplugin_job_seconds",
             "How long jobs took, by how they ended.",
             ["state"],
             buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400),
-            **within,
+            registry=self._registry,
         )
-        self.reconcile_seconds = Gauge("lwplugin_reconcile_seconds", "The last comparison took.", **within)
-        self.reconciled = Gauge("lwplugin_last_reconciled_timestamp_seconds", "When it ended.", **within)
-        self.missed = Counter("lwplugin_missed", "Work the reconciler found and no event did.", **within)
-        self.registry_up = Gauge("lwplugin_registry_up", "1 while the registry answers.", **within)
-        self.versions = Gauge("lwplugin_versions", "Registered versions by verdict.", ["verdict"], **within)
+        self.reconcile_seconds = Gauge(
+            "lwplugin_reconcile_seconds", "The last comparison took.", registry=self._registry
+        )
+        self.reconciled = Gauge(
+            "lwplugin_last_reconciled_timestamp_seconds", "When it ended.", registry=self._registry
+        )
+        self.missed = Counter(
+            "lwplugin_missed", "Work the reconciler found and no event did.", registry=self._registry
+        )
+        self.registry_up = Gauge(
+            "lwplugin_registry_up", "1 while the registry answers.", registry=self._registry
+        )
+        self.versions = Gauge(
+            "lwplugin_versions", "Registered versions by verdict.", ["verdict"], registry=self._registry
+        )
         self.violations = Gauge(
-            "lwplugin_policy_violations", "Findings against the policy.", ["rule", "severity"], **within
+            "lwplugin_policy_violations",
+            "Findings against the policy.",
+            ["rule", "severity"],
+            registry=self._registry,
         )
 
     def text(self, engine: Engine) -> bytes:

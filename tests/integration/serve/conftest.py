@@ -77,10 +77,11 @@ class Registry:
     def add(self, name: str, *aliases: str, client: Any = None) -> str:
         from mlflow.exceptions import MlflowException
 
+        content = self.content if client is None else {"source": "/written/by/hand"}
         client = client or self.client
         with suppress(MlflowException):
             client.create_registered_model(name)
-        version = client.create_model_version(name, **self.content).version
+        version = client.create_model_version(name, **content).version
         for alias in aliases:
             client.set_registered_model_alias(name, alias, version)
         return str(version)
@@ -249,6 +250,10 @@ class Site:
         file = self.folder / "runs"
         lines = file.read_text().splitlines() if file.exists() else []
         return [line.split()[1] for line in lines if line.startswith(what)]
+
+    def processes(self) -> list[str]:
+        """The process ids of the fake program's runs."""
+        return [line.split()[2] for line in (self.folder / "runs").read_text().splitlines()]
 
     def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
