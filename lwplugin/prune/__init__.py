@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
-from lwplugin.prune import activation, attention, hybrid, iterative, layer, magnitude, reconstruct, taylor
+from lwplugin.prune import (
+    activation,
+    adversarial,
+    attention,
+    hybrid,
+    iterative,
+    layer,
+    magnitude,
+    reconstruct,
+    search,
+    taylor,
+)
 from lwplugin.prune.base import Method, PruneConfig
 
 if TYPE_CHECKING:
@@ -19,7 +30,18 @@ if TYPE_CHECKING:
 
 METHODS: dict[str, Method] = {
     m.METHOD.name: m.METHOD
-    for m in (reconstruct, taylor, magnitude, activation, attention, layer, hybrid, iterative)
+    for m in (
+        reconstruct,
+        taylor,
+        magnitude,
+        activation,
+        attention,
+        layer,
+        hybrid,
+        iterative,
+        search,
+        adversarial,
+    )
 }
 
 __all__ = ["METHODS", "Method", "PruneConfig", "prune"]

@@ -57,6 +57,8 @@ ROWS = [
     Row("prune", "layer", {"macs": 0.6}, network="Blocks", floor="with all 4 blocks gone"),
     Row("prune", "hybrid", {"macs": 0.4, "splits": 3}, network="Blocks"),
     Row("prune", "iterative", {"macs": 0.5, "rounds": 2}),
+    Row("prune", "search", {"macs": 0.5, "evaluations": 8, "population": 4}),
+    Row("prune", "adversarial", {"macs": 0.6, "mask_steps": 20}),
     Row("factorize", "svd", {"params": 0.5}),
     Row("factorize", "pca", {"params": 0.5}),
     Row("factorize", "tucker", {"params": 0.5}),

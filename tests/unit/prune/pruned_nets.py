@@ -62,3 +62,31 @@ class Encoder(nn.Module):
         else:
             logits = self.head(hidden.mean(1))
         return logits
+
+
+class Block(nn.Module):
+    """A residual block of one width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, width, h, w] → the same shape."""
+        return torch.relu(x + self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+
+
+class Cnn(nn.Module):
+    """Digits [n, 1, 8, 8] → logits [n, 10] through residual blocks."""
+
+    def __init__(self, width: int = 16, blocks: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.Sequential(*[Block(width) for _ in range(blocks)])
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(torch.relu(self.stem(images))).mean((2, 3)))
+        return logits

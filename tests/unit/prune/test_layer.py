@@ -15,20 +15,6 @@ from lwplugin.prune.blocks import find_blocks
 from lwplugin.prune.layers import Bypass
 
 
-@pytest.fixture
-def encoder() -> pruned_nets.Encoder:
-    torch.manual_seed(0)
-    return pruned_nets.Encoder().eval()
-
-
-@pytest.fixture
-def words() -> Data:
-    rng = np.random.default_rng(0)
-    mask = np.ones((64, 10), dtype=np.int64)
-    mask[::2, 7:] = 0
-    return from_arrays(calibration={"ids": rng.integers(0, 40, (64, 10)), "attention_mask": mask})
-
-
 def test_layers_called_by_keyword_that_return_tuples_are_found(encoder: nn.Module, words: Data) -> None:
     found = find_blocks(encoder, words.example(2))
     assert [block.name for block in found] == [f"layers.{i}" for i in range(4)]
@@ -37,7 +23,7 @@ def test_layers_called_by_keyword_that_return_tuples_are_found(encoder: nn.Modul
 
 @pytest.mark.parametrize("importance", ["influence", "gradient"])
 def test_the_layer_that_does_nothing_goes_and_the_answers_stay(
-    encoder: pruned_nets.Encoder, words: Data, importance: str, tmp_path: object
+    encoder: pruned_nets.Encoder, words: Data, importance: str
 ) -> None:
     idle = encoder.layers[2]
     with torch.no_grad():
