@@ -46,7 +46,7 @@ def explain(
 
 
 def _row(name: str, parent: nn.Module, before: Cost, old: Option, new: Option) -> dict[str, Any]:
-    layer = parent.get_submodule(name)
+    layer: Any = parent.get_submodule(name)
     o, i, kh, kw = kernel_of(layer).shape
     form = new.form
     assert form is not None
@@ -62,11 +62,7 @@ def _row(name: str, parent: nn.Module, before: Cost, old: Option, new: Option) -
         "params_after": int(new.params),
         "macs_before": float(old.macs),
         "macs_after": float(new.macs),
-        "shape_before": list(before_shape(layer)),
-        "shape_after": [size for shape in form.shapes((o, i, kh, kw)) for size in shape[:1]],
+        "shape_before": list(layer.weight.shape),
+        "shape_after": [*layer.weight.shape[:1], *reversed(form.ranks), *layer.weight.shape[1:]],
+        "parts": [f"{name}.{part}" for part in range(len(form.shapes((o, i, kh, kw))))],
     }
-
-
-def before_shape(layer: Any) -> tuple[int, ...]:
-    """Of the weight."""
-    return tuple(layer.weight.shape)

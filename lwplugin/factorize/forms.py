@@ -73,9 +73,7 @@ def built(layer: nn.Module, form: Form, factors: Factors, bias: Tensor | None) -
     parts = _empty(layer, form, bias is not None)
     for part, factor in zip(parts, factors, strict=True):
         weight: Any = part.weight
-        values = factor.T if isinstance(part, nn.Embedding) else factor
-        if isinstance(part, nn.Embedding):
-            values = factor[:, :, 0, 0].T
+        values = factor[:, :, 0, 0].T if isinstance(part, nn.Embedding) else factor
         weight.data.copy_(values.reshape(weight.shape))
     if bias is not None:
         parts[-1].bias.data.copy_(bias)

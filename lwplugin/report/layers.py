@@ -58,17 +58,23 @@ _BEFORE_AFTER = {
     "macs_after",
     "shape_before",
     "shape_after",
+    "parts",
 }
 
 
 def layer_rows(content: Content) -> list[LayerRow]:
     """Layers with parameters or MACs, in the parent's order; new ones last."""
     rows: dict[str, LayerRow] = {}
+    whole_of = _wholes(content)
     for when, cost in (("before", content.cost_before), ("after", content.cost_after)):
         for layer in cost.get("layers") or []:
             if not (number(layer.get("params")) or number(layer.get("macs"))):
                 continue
-            row = rows.setdefault(str(layer["name"]), LayerRow(str(layer["name"])))
+            name = str(layer["name"])
+            if when == "after" and name in whole_of:
+                _add_part(rows.setdefault(whole_of[name], LayerRow(whole_of[name])), layer)
+                continue
+            row = rows.setdefault(name, LayerRow(name))
             setattr(row, f"kind_{when}", layer.get("kind"))
             setattr(row, f"macs_{when}", number(layer.get("macs")))
             setattr(row, f"params_{when}", number(layer.get("params")))
@@ -95,6 +101,23 @@ def layer_rows(content: Content) -> list[LayerRow]:
                 row.macs_after = number(layer.get("macs_after", row.macs_after))
                 row.kind_after = layer.get("type", row.kind_after)
     return list(rows.values())
+
+
+def _wholes(content: Content) -> dict[str, str]:
+    """Name of a part → the layer that became a product of its parts."""
+    return {
+        str(part): str(layer["name"])
+        for entry in content.history
+        for layer in _layers_of(entry)
+        for part in layer.get("parts") or []
+    }
+
+
+def _add_part(row: LayerRow, part: Json) -> None:
+    """A product is one row: its parts' kinds and costs together."""
+    row.kind_after = f"{row.kind_after} · {part.get('kind')}" if row.kind_after else part.get("kind")
+    for own, theirs in (("macs_after", "macs"), ("params_after", "params"), ("size_after", "size_bytes")):
+        setattr(row, own, (getattr(row, own) or 0) + (number(part.get(theirs)) or 0))
 
 
 def step_rows(content: Content) -> list[StepRow]:

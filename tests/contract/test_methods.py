@@ -116,7 +116,9 @@ def digest(module: nn.Module) -> str:
 
 def test_every_method_has_a_row() -> None:
     families = {"prune": PRUNE, "factorize": FACTORIZE, "quantize": QUANTIZE}
-    assert {(r.family, r.method) for r in ROWS} == {(f, m) for f, methods in families.items() for m in methods}
+    assert {(r.family, r.method) for r in ROWS} == {
+        (f, m) for f, methods in families.items() for m in methods
+    }
 
 
 @ALL
