@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
-from lwplugin.quantize import half, int8
+from lwplugin.quantize import half, int8, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
 from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
 
-METHODS: dict[str, Method] = {method.name: method for method in (int8.METHOD, half.METHOD)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (int8.METHOD, weight_only.METHOD, half.METHOD)
+}
 
 __all__ = [
     "METHODS",

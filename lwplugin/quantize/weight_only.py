@@ -1,0 +1,182 @@
+"""Weight-only integers of 2 to 8 bits in groups, rounded with error compensation against the parent's responses."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, call, to_device
+from lwplugin.data.evaluation import device_of
+from lwplugin.moments.moments import Moments
+from lwplugin.moments.repair import Response, parent_responses
+from lwplugin.moments.rows import inputs_of, supports, weight_rows
+from lwplugin.moments.solve import solve
+from lwplugin.quantize.account import entry_of
+from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
+from lwplugin.quantize.calibration import calibration_batches
+from lwplugin.quantize.compensation import compensated_codes
+from lwplugin.quantize.encodings import Groups
+from lwplugin.quantize.fold import fold_batchnorm
+from lwplugin.quantize.group_grid import GroupGrid, group_grid
+from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
+from lwplugin.quantize.packing import pack_codes
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+    from lwplugin.progress import Progress
+
+
+class WeightOnlyConfig(QuantizeConfig):
+    """Options of `weight_only`."""
+
+    bits: int = Field(default=4, ge=2, le=8, description="Bits of a weight.")
+    group_size: int = Field(
+        default=64, ge=4, description="Weights of a row that share a scale and a zero point."
+    )
+    embeddings: bool = Field(default=True, description="Pack embedding tables too, row by row.")
+    embedding_bits: int | None = Field(
+        default=None,
+        ge=2,
+        le=8,
+        description="Bits of an embedding's numbers; as the other layers by default.",
+    )
+    rounding: Literal["compensated", "nearest"] = Field(
+        default="compensated",
+        description="compensated: rounding errors are mended by the weights still to be rounded; nearest: "
+        "each weight on its own, no calibration data used.",
+    )
+    examples: int = Field(
+        default=128, ge=1, description="Calibration examples; all run through the model at once."
+    )
+    match_parent: bool = Field(
+        default=True,
+        description="Before a layer is rounded, solve its weights for the parent's response to the inputs that the "
+        "layers already rounded give.",
+    )
+    ridge: float = Field(
+        default=1e-2, gt=0, description="How strongly that solution holds on to the old weights."
+    )
+    damping: float = Field(
+        default=0.01,
+        gt=0,
+        description="Share of the mean input energy added to each input's in compensation.",
+    )
+
+
+def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progress) -> LightModel:
+    """Round every chosen layer in the order of the forward pass; the argument is untouched."""
+    module = light.copy_module().eval()
+    split = data.need("calibration")
+    batch = next(calibration_batches(split, examples=config.examples, batch_size=config.examples))
+    inputs = to_device(batch.inputs, device_of(module))
+    fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)
+    kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
+    selection = select_layers(module, batch, config, kinds=kinds)
+    parent = copy.deepcopy(module)
+    packed = _round_all(module, parent, selection.chosen, inputs, config, progress)
+    for name, layer in packed.items():
+        module.set_submodule(name, layer)
+    check = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
+    found = fidelity(parent, {"packed": module}, check, data.task)["packed"]
+    return light.evolve(module, entry_of("weight_only", config, parent, module, selection, found))
+
+
+@torch.no_grad()
+def _round_all(
+    module: nn.Module,
+    parent: nn.Module,
+    names: list[str],
+    inputs: Inputs,
+    config: WeightOnlyConfig,
+    progress: Progress,
+) -> dict[str, PackedLayer]:
+    """Packed layers by name; ``module``'s own weights become the rounded ones on the way."""
+    compensable = [
+        name for name in names if config.rounding == "compensated" and supports(module.get_submodule(name))
+    ]
+    responses = parent_responses(parent, inputs, compensable) if compensable else {}
+    packed: dict[str, PackedLayer] = {}
+
+    def finish(name: str, layer: Any, grid: GroupGrid, codes: Tensor) -> None:
+        made = _packed(layer, grid, codes)
+        layer.weight.data.copy_(made.weight)
+        packed[name] = made
+        progress("round", len(packed), len(names))
+
+    for name in names:
+        if name not in responses:
+            layer: Any = module.get_submodule(name)
+            bits = _bits(layer, config)
+            rows = layer.weight.detach().reshape(len(layer.weight), -1)
+            grid = group_grid(rows, bits, config.group_size)
+            finish(name, layer, grid, grid.nearest(rows))
+
+    def before(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(layer: nn.Module, args: Any) -> None:
+            if name not in packed:
+                finish(name, layer, *_compensated(layer, args[0], responses[name], config))
+
+        return hook
+
+    handles = [module.get_submodule(n).register_forward_pre_hook(before(n)) for n in responses]
+    try:
+        if responses:
+            call(module, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: packed[name] for name in names}
+
+
+def _compensated(
+    layer: Any, x: Tensor, response: Response, config: WeightOnlyConfig
+) -> tuple[GroupGrid, Tensor]:
+    """Grid and codes of one layer for the inputs it meets now; its bias takes up the mean error that is left."""
+    weight = weight_rows(layer).float()
+    groups, outputs, width = weight.shape
+    moments = Moments.zeros(groups, width, outputs)
+    moments.add(inputs_of(layer, x, response.rows), response.values)
+    has_bias = layer.bias is not None
+    if config.match_parent:
+        weight = solve(moments, weight, offset=has_bias, ridge=config.ridge).weight.float()
+    second_moment = moments.covariances(centred=has_bias)[0]
+    rows = weight.reshape(groups * outputs, width)
+    importance = second_moment.diagonal(dim1=1, dim2=2).float()
+    grid = group_grid(
+        rows, config.bits, config.group_size, importance=importance.repeat_interleave(outputs, 0)
+    )
+    scale, zero = (t.view(groups, outputs, width) for t in grid.spread(width))
+    codes = compensated_codes(weight, second_moment, scale, zero, grid.levels, damping=config.damping)
+    if has_bias:
+        mean_input, mean_response = moments.means()
+        rounded = (codes.float() - zero) * scale
+        mean = torch.einsum("gok,gk->go", rounded.double(), mean_input)
+        layer.bias.data.copy_((mean_response - mean).reshape(-1))
+    return grid, codes.reshape(groups * outputs, width)
+
+
+def _packed(layer: Any, grid: GroupGrid, codes: Tensor) -> PackedLayer:
+    bits = grid.levels.bit_length()
+    made = packed_like(layer, Groups(bits, grid.group_size))
+    made.store(codes=pack_codes(codes, bits), scale=grid.scale, zero=pack_codes(grid.zero, bits))
+    return made
+
+
+def _bits(layer: nn.Module, config: WeightOnlyConfig) -> int:
+    if isinstance(layer, nn.Embedding) and config.embedding_bits is not None:
+        return config.embedding_bits
+    return config.bits
+
+
+METHOD = Method(
+    "weight_only",
+    WeightOnlyConfig,
+    run,
+    "2- to 8-bit weights in groups with error compensation, float arithmetic",
+)
