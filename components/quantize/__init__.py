@@ -24,6 +24,7 @@ def run(
         load_data(config.data, config.task),
         method=config.method,
         progress=progress,
+        checkpoint=scratch / "training",
         **config.options,
     )
     light.save(output / "bundle")

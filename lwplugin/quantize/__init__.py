@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
-from lwplugin.quantize import half, int8, weight_only
+from lwplugin.quantize import codebook, half, int8, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
 from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (int8.METHOD, weight_only.METHOD, half.METHOD)
+    method.name: method for method in (int8.METHOD, weight_only.METHOD, codebook.METHOD, half.METHOD)
 }
 
 __all__ = [
@@ -39,9 +40,12 @@ def quantize(
     *,
     method: str = "int8",
     progress: Progress = silent,
+    checkpoint: Path | None = None,
     **options: Any,
 ) -> LightModel:
     """Quantize a model; returns a new light model and leaves the argument untouched.
+
+    ``checkpoint`` is the file in which a method that trains keeps its state, to go on from after a crash.
 
     Raises RecipeError for an unknown method or option, MethodError where nothing can be quantized, DataError
     where calibration examples are missing or not finite.
@@ -51,4 +55,5 @@ def quantize(
     if method not in METHODS:
         raise RecipeError("Unknown quantization method", got=repr(method), do=did_you_mean(method, METHODS))
     chosen = METHODS[method]
-    return chosen.run(light(model), data, configure(chosen, options), progress)
+    resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
+    return chosen.run(light(model), data, configure(chosen, options), progress, **resumed)

@@ -20,9 +20,8 @@ from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
 
 if TYPE_CHECKING:
-    from lwplugin.data import Data, Task
+    from lwplugin.data import Task
     from lwplugin.model.bundle import LightModel
-    from lwplugin.progress import Progress
 
 
 class QuantizeConfig(BaseModel):
@@ -45,8 +44,11 @@ class Method:
 
     name: str
     config: type[QuantizeConfig]
-    run: Callable[[LightModel, Data, Any, Progress], LightModel]
+    run: Callable[..., LightModel]
+    """(light model, data, config, progress), and ``checkpoint`` where it resumes, → a new light model."""
     summary: str
+    resumes: bool = False
+    """Whether it trains and can go on from a checkpoint."""
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ ROWS = [
     Row("factorize", "tucker", {"params": 0.5}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
+    Row("quantize", "codebook", {"bits": 4, "finetune_epochs": 1}),
     Row("quantize", "weight_only", {"bits": 4, "group_size": 16}, typo="bit"),
 ]
 ALL = pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.family}-{r.method}")

@@ -1,0 +1,49 @@
+"""How much each weight of a layer matters to its output: the mean square of the input it multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Batch, call, to_device
+from lwplugin.data.evaluation import device_of
+from lwplugin.model.watching import watching
+
+
+@torch.no_grad()
+def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, Tensor]:
+    """Diagonal of E[xxᵀ] of linear layers and convolutions by name, in the weight's shape; streamed.
+
+    All positions of a convolution's kernel get their channel's mean square. Embeddings and layers that did not run are
+    missing.
+    """
+    layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
+    sums: dict[str, Tensor] = {}
+    rows: dict[str, int] = {}
+
+    def watch(name: str, args: tuple[Any, ...], output: Any) -> None:
+        x = args[0].detach()
+        flat = (
+            x.reshape(-1, x.shape[-1])
+            if isinstance(layers[name], nn.Linear)
+            else x.transpose(0, 1).flatten(1).T
+        )
+        squares = flat.square().sum(0).double().cpu()
+        sums[name] = sums[name] + squares if name in sums else squares
+        rows[name] = rows.get(name, 0) + len(flat)
+
+    watched = [name for name, layer in layers.items() if not isinstance(layer, nn.Embedding)]
+    with watching(module, watched, watch):
+        for batch in batches:
+            call(module, to_device(batch.inputs, device_of(module)))
+    return {name: _spread(layers[name], total / rows[name]) for name, total in sums.items()}
+
+
+def _spread(layer: Any, energy: Tensor) -> Tensor:
+    shape = layer.weight.shape
+    groups = getattr(layer, "groups", 1)
+    per_group = energy.view(groups, -1).repeat_interleave(shape[0] // groups, 0)
+    return per_group.view(shape[0], shape[1], *[1] * (len(shape) - 2)).expand(shape)

@@ -1,0 +1,54 @@
+"""One-dimensional k-means: the values that many weights can share at least cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_ITERATIONS = 60
+
+
+def shared_values(weights: Tensor, count: int, *, importance: Tensor | None = None) -> Tensor:
+    """``count`` sorted values, float32, with a small Σ importance · (w − nearest value)².
+
+    Lloyd's algorithm on sorted weights, started from evenly spaced values (Han 2015, 1510.00149) and from evenly
+    filled ones; the better end is kept. Weights of no importance still count a little.
+    """
+    flat, order = weights.detach().reshape(-1).double().sort()
+    cost = torch.ones_like(flat) if importance is None else importance.reshape(-1).double()[order]
+    cost = cost.clamp_min(1e-6 * float(cost.mean().clamp_min(1e-30)))
+    zero = torch.zeros(1, dtype=torch.float64)
+    mass, moment = (torch.cat((zero, part.cumsum(0))) for part in (cost, cost * flat))
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    starts = (
+        flat[0] + (flat[-1] - flat[0]) * places,
+        flat[torch.searchsorted(mass[1:], places * mass[-1]).clamp_max(len(flat) - 1)],
+    )
+    ends = [_lloyd(flat, mass, moment, start) for start in starts]
+    best = min(ends, key=lambda values: float((cost * (flat - nearest(flat, values)).square()).sum()))
+    return best.float()
+
+
+def indices(weights: Tensor, values: Tensor) -> Tensor:
+    """Index of the nearest of the sorted ``values``, uint8 in the weights' shape."""
+    middles = (values[1:] + values[:-1]) / 2
+    return torch.bucketize(weights.detach().contiguous(), middles).to(torch.uint8)
+
+
+def nearest(weights: Tensor, values: Tensor) -> Tensor:
+    """The nearest of the sorted ``values`` for each weight."""
+    return values[indices(weights, values).long()]
+
+
+def _lloyd(flat: Tensor, mass: Tensor, moment: Tensor, values: Tensor) -> Tensor:
+    ends = torch.tensor([0]), torch.tensor([len(flat)])
+    for _ in range(_ITERATIONS):
+        cuts = torch.searchsorted(flat, (values[1:] + values[:-1]) / 2)
+        bounds = torch.cat((ends[0], cuts, ends[1]))
+        weight = mass[bounds[1:]] - mass[bounds[:-1]]
+        centre = (moment[bounds[1:]] - moment[bounds[:-1]]) / weight.clamp_min(1e-300)
+        moved = torch.where(weight > 0, centre, values)
+        if torch.equal(moved, values):
+            break
+        values = moved
+    return values.sort().values
