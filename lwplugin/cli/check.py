@@ -54,20 +54,16 @@ def check_command(
     as_json: bool,
 ) -> int:
     with only_json(as_json) as out:
-        from lwplugin.policy import evaluate, load_policy
-
-        rules = load_policy(policy)
-        known, only = _versions(subject, tracking_uri)
-        today = datetime.datetime.now(datetime.UTC).date()
-        found = evaluate(rules, known, today=today, only=only, as_alias=as_alias)
+        found = held_to(policy, subject, tracking_uri, as_alias=as_alias)
         if junit is not None:
             from lwplugin.policy.junit import junit_xml
 
             junit.write_text(junit_xml(found), encoding="utf-8")
         if sarif is not None:
+            from lwplugin.policy import load_policy
             from lwplugin.policy.sarif import sarif as sarif_json
 
-            sarif.write_text(sarif_json(found, rules, policy), encoding="utf-8")
+            sarif.write_text(sarif_json(found, load_policy(policy), policy), encoding="utf-8")
         if markdown is not None:
             from lwplugin.policy.markdown import markdown as comment
 
@@ -77,6 +73,18 @@ def check_command(
         else:
             _show(found)
     return found.exit_code
+
+
+def held_to(
+    policy: Path, subject: str | None, tracking_uri: str | None, *, as_alias: str | None = None
+) -> Findings:
+    """The findings of a policy file on what SUBJECT names, today."""
+    from lwplugin.policy import evaluate, load_policy
+
+    rules = load_policy(policy)
+    known, only = _versions(subject, tracking_uri)
+    today = datetime.datetime.now(datetime.UTC).date()
+    return evaluate(rules, known, today=today, only=only, as_alias=as_alias)
 
 
 def _versions(subject: str | None, tracking_uri: str | None) -> tuple[list[Listed], list[Listed]]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lwplugin.registry.aliases import Promotion as Promotion
     from lwplugin.registry.aliases import promote as promote
     from lwplugin.registry.aliases import rollback as rollback
+    from lwplugin.registry.decisions import Decision as Decision
+    from lwplugin.registry.decisions import decision_log as decision_log
     from lwplugin.registry.download import pull as pull
     from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.listing import Listed as Listed
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
 
 # Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
 _HOME = {
+    "Decision": "decisions",
     "Listed": "listing",
     "Promotion": "aliases",
     "Registration": "registration",
     "Resolved": "versions",
     "ancestors": "lineage",
+    "decision_log": "decisions",
     "inventory": "listing",
     "look_up": "listing",
     "promote": "aliases",

@@ -20,6 +20,7 @@ from lwplugin.registry import lineage
 from lwplugin.registry.aliases import ROLLED_BACK_TAG, point
 from lwplugin.registry.connect import connected
 from lwplugin.registry.seal import parent_of, sealed_verdict
+from lwplugin.registry.turn import turn
 from lwplugin.registry.upload import Upload, close_orphans, find_upload, upload
 from lwplugin.registry.versions import Resolved, quoted, resolve_with
 
@@ -217,7 +218,8 @@ def _create(
 
 
 def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe_digest: str) -> str | None:
-    note = resolve_with(client, name, version=version).tags.get(ROLLED_BACK_TAG.format(alias=alias))
+    target = resolve_with(client, name, version=version)
+    note = target.tags.get(ROLLED_BACK_TAG.format(alias=alias))
     if note is not None:
         with suppress(json.JSONDecodeError, AttributeError):
             note = json.loads(note).get("reason", note)
@@ -227,4 +229,6 @@ def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe
             do=f"lwplugin promote models:/{name}/{version} --alias {alias}, if it is wanted after all",
         )
     reason = f"registered by recipe {recipe_digest[:12]}"
-    return point(client, name, version, alias, reason=reason).previous
+    override = target.tags.get(lineage.OVERRIDE)
+    with turn(client, name):
+        return point(client, target, alias, reason=reason, action="registered", override=override).previous

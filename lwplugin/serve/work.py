@@ -59,7 +59,12 @@ class Worker:
         job = claim(self._engine, self._owner, self._lease_s)
         if job is None:
             return False
-        about: dict[str, Any] = {"job": job.id, "model": job.model, "version": job.version, "attempt": job.attempts}
+        about: dict[str, Any] = {
+            "job": job.id,
+            "model": job.model,
+            "version": job.version,
+            "attempt": job.attempts,
+        }
         log("job started", rule=job.rule, **about)
         began = time.monotonic()
         self._logs.mkdir(parents=True, exist_ok=True)

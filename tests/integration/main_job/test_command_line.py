@@ -100,7 +100,16 @@ def test_from_a_recipe_to_a_promoted_version_and_back(lwplugin: Session) -> None
 
     promote = ("promote", registration["uri"], "--alias", "prod", "--reason", "it is small")
     assert lwplugin.json(*promote)["version"] == registration["version"]
-    first = ("promote", "models:/digits-cnn/1", "--alias", "prod", "--reason", "back to the parent")
+    first = (
+        "promote",
+        "models:/digits-cnn/1",
+        "--alias",
+        "prod",
+        "--reason",
+        "back to the parent",
+        "--override",
+        "no light version will do",
+    )
     assert lwplugin.json(*first)["previous"] == registration["version"]
     assert lwplugin.json("rollback", "models:/digits-cnn@prod")["version"] == registration["version"]
 

@@ -138,9 +138,13 @@ def test_aliases_move_and_come_back(prepared: Any) -> None:
     assert prepared.alias("light-edge-cpu") == "3"
     assert prepared.alias("light-edge-cpu-previous") == "2"
 
-    moved = registry.promote(name, 1, "light-edge-cpu", reason="float again", tracking_uri=uri)
+    moved = registry.promote(
+        name, 1, "light-edge-cpu", reason="float again", override="the parent", tracking_uri=uri
+    )
     assert (moved.version, moved.previous, moved.moved) == ("1", "3", True)
-    assert not registry.promote(name, 1, "light-edge-cpu", reason="float again", tracking_uri=uri).moved
+    assert not registry.promote(
+        name, 1, "light-edge-cpu", reason="float again", override="the parent", tracking_uri=uri
+    ).moved
 
     back = registry.rollback(name, "light-edge-cpu", reason="too slow", tracking_uri=uri)
     assert (back.version, back.previous) == ("3", "2")

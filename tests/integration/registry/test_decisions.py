@@ -1,0 +1,154 @@
+"""Who moved which alias, why, and on what proof: concurrent, tampered with, overridden."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwplugin import registry
+from lwplugin.cli import invoke
+from lwplugin.errors import GateError, RegistryError
+from lwplugin.registry.connect import connected
+from lwplugin.registry.turn import PREFIX, turn
+
+
+def register(prepared: Any, **changes: Any) -> str:
+    return str(registry.register(**{**prepared.arguments, "alias": None, **changes}).version)
+
+
+def promote(prepared: Any, version: str, **options: Any) -> Any:
+    options = {"reason": "it is small", "tracking_uri": prepared.uri, **options}
+    return registry.promote(prepared.parent.name, version, "prod", **options)
+
+
+def _promote_in_a_process(uri: str, name: str, version: str, folder: str) -> None:
+    import os
+
+    os.chdir(folder)
+    registry.promote(name, version, "prod", reason=f"process {version}", override="race", tracking_uri=uri)
+
+
+def test_every_decision_is_in_the_log_with_who_what_and_why(prepared: Any) -> None:
+    light = register(prepared, alias="light-edge-cpu")
+    promote(prepared, "1", override="nothing light yet", who="ann")
+    promote(prepared, light, who="bob")
+    promote(prepared, light)  # points there already: no decision
+    registry.rollback(
+        prepared.parent.name, "prod", reason="wrong on 7s", who="ann", tracking_uri=prepared.uri
+    )
+    log = registry.decision_log(prepared.parent.name, tracking_uri=prepared.uri)
+    assert [(e.who, e.action, e.previous, e.version) for e in log[1:]] == [
+        ("ann", "promoted", None, "1"),
+        ("bob", "promoted", "1", light),
+        ("ann", "rolled back", light, "1"),
+    ]
+    assert (log[0].action, log[0].alias, log[0].version) == ("registered", "light-edge-cpu", light)
+    assert log[1].override == "nothing light yet"
+    assert (log[2].verdict, log[2].verdict_digest) == ("pass", prepared.arguments["verdict"]["digest"])
+
+
+def test_a_changed_or_removed_entry_shows(prepared: Any) -> None:
+    import mlflow
+
+    light, name = register(prepared), prepared.parent.name
+    promote(prepared, light)
+    promote(prepared, "1", override="back")
+    client = mlflow.MlflowClient(prepared.uri)
+    key = "lwplugin.decision.000001"
+    entry = client.get_registered_model(name).tags[key]
+    client.set_registered_model_tag(name, key, entry.replace("it is small", "it is fast"))
+    with pytest.raises(RegistryError, match="not as it was written"):
+        registry.decision_log(name, tracking_uri=prepared.uri)
+    client.delete_registered_model_tag(name, key)
+    with pytest.raises(RegistryError, match="not as it was written"):
+        registry.decision_log(name, tracking_uri=prepared.uri)
+
+
+def test_only_a_passing_verdict_about_this_very_file_promotes(prepared: Any, verdict: Any) -> None:
+    failed = verdict(prepared.arguments["exported"], "fail")
+    light = register(prepared, verdict=failed, override="for the lab")
+    with pytest.raises(RegistryError, match="verdict is 'fail'"):
+        promote(prepared, light)
+    assert prepared.alias("prod") is None
+    promote(prepared, light, override="for the lab")
+    with pytest.raises(RegistryError, match="no verdict"):
+        promote(prepared, "1")
+    with pytest.raises(RegistryError):
+        promote(prepared, "1", override="  ")
+
+
+def test_tags_that_claim_a_pass_are_not_believed(prepared: Any, verdict: Any) -> None:
+    import mlflow
+
+    light = register(prepared, verdict=verdict(prepared.arguments["exported"], "fail"), override="lab")
+    client, name = mlflow.MlflowClient(prepared.uri), prepared.parent.name
+    client.set_model_version_tag(name, light, "lwplugin.verdict", "pass")
+    with pytest.raises(RegistryError, match="verdict is 'fail'"):
+        promote(prepared, light)
+    forged = verdict(prepared.arguments["exported"], "pass")
+    model_id = client.get_model_version(name, light).source.removeprefix("models:/")
+    stored = Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    (stored / "verdict.json").write_text(json.dumps(forged))
+    with pytest.raises(GateError, match="not the one it was registered with"):
+        promote(prepared, light, override="even so")
+
+
+def test_promotions_at_once_happen_one_after_another(prepared: Any, tmp_path: Path) -> None:
+    import mlflow
+
+    name = prepared.parent.name
+    client = mlflow.MlflowClient(prepared.uri)
+    source = client.get_model_version(name, "1").source
+    versions = ["1", *(client.create_model_version(name, source).version for _ in range(3))]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_promote_in_a_process, args=(prepared.uri, name, str(version), str(tmp_path)))
+        for version in versions
+    ]
+    [process.start() for process in processes]
+    [process.join(120) for process in processes]
+    assert [process.exitcode for process in processes] == [0] * 4
+    log = registry.decision_log(name, tracking_uri=prepared.uri)
+    assert {entry.version for entry in log} == set(map(str, versions))
+    # Each saw what the one before had done: the chain of previous versions has no fork and no gap.
+    assert [entry.previous for entry in log] == [None, *(entry.version for entry in log[:-1])]
+    assert prepared.alias("prod") == log[-1].version
+    assert prepared.alias("prod-previous") == log[-2].version
+    assert not [tag for tag in client.get_registered_model(name).tags if tag.startswith(PREFIX)]
+
+
+def test_a_dead_process_holds_nobody_up_for_long(prepared: Any) -> None:
+    with connected(prepared.uri) as client:
+        client.set_registered_model_tag(prepared.parent.name, f"{PREFIX}dead", "1")
+        with turn(client, prepared.parent.name, abandoned_s=0.3):
+            tags = client.get_registered_model(prepared.parent.name).tags
+            assert f"{PREFIX}dead" not in tags
+
+
+def test_a_policy_stops_a_promotion_and_names_what_would_do(
+    prepared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", prepared.uri)
+    light, name = register(prepared), prepared.parent.name
+    (tmp_path / "p.yaml").write_text("rules: [{name: prod, aliases: prod, budget: {size_bytes: 5_000}}]")
+    command = [
+        "promote",
+        f"models:/{name}/{light}",
+        "--alias",
+        "prod",
+        "--reason",
+        "try",
+        "--policy",
+        "p.yaml",
+    ]
+    assert invoke(command) == 1
+    assert "over the budget of 5,000 by 15,000" in capsys.readouterr().err
+    assert prepared.alias("prod") is None
+    assert invoke([*command, "--override", "the big board"]) == 0
+    assert invoke(["decisions", name, "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out.split("\n", 1)[1])
+    assert entry["override"] == "the big board"
