@@ -94,6 +94,7 @@ def repair(
     kept_outputs: dict[str, Tensor],
     *,
     ridge: float = 1e-3,
+    supports: dict[str, Tensor] | None = None,
     progress: Progress = silent,
 ) -> list[LayerRepair]:
     """Solve, in place and in the order of the forward pass, the weights of every layer named in ``responses``.
@@ -102,6 +103,7 @@ def repair(
         module: the smaller model, same layer names as the parent.
         inputs: the same examples, in the same order, as the parent answered.
         kept_outputs: for layers whose outputs were cut, the parent's output indices that remain (int64).
+        supports: for layers of which only some weights may be other than zero, which (bool, the weight's shape).
     """
     norms = norms_after(module, inputs, set(responses))
     done: list[LayerRepair] = []
@@ -112,7 +114,10 @@ def repair(
             values = response.values
             if name in kept_outputs:
                 values = values[:, kept_outputs[name].to(values.device)]
-            done.append(solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge))
+            support = None if supports is None else supports.get(name)
+            done.append(
+                solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge, support)
+            )
             progress("repair", len(done), len(responses))
 
         return hook
@@ -123,7 +128,14 @@ def repair(
 
 
 def solve_layer(
-    name: str, layer: nn.Module, x: Tensor, rows: Rows, values: Tensor, norm: nn.Module | None, ridge: float
+    name: str,
+    layer: nn.Module,
+    x: Tensor,
+    rows: Rows,
+    values: Tensor,
+    norm: nn.Module | None,
+    ridge: float,
+    support: Tensor | None = None,
 ) -> LayerRepair:
     """Solve one layer in place from its input ``x`` and the wanted ``values`` [rows, outputs] at ``rows``.
 
@@ -136,7 +148,13 @@ def solve_layer(
     moments.add(features, values)
     bias = layer.bias
     offset = bias is not None or norm is not None
-    solution = solve(moments, weight, offset=offset, ridge=ridge)
+    solution = solve(
+        moments,
+        weight,
+        offset=offset,
+        ridge=ridge,
+        support=None if support is None else support.reshape(weight.shape),
+    )
     answered = torch.einsum("rgk,gok->rgo", features.float(), weight.float()).reshape(len(features), -1)
     if isinstance(bias, Tensor):
         answered = answered + bias

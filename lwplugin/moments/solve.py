@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lwplugin.moments.moments import Moments
+from lwplugin.moments.support import solve_on_support
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class Solution:
     """[g, o], mean square of the wanted response (its variance when an offset is allowed)."""
 
 
-def solve(moments: Moments, prior: Tensor, *, offset: bool, ridge: float = 1e-3) -> Solution:
+def solve(
+    moments: Moments, prior: Tensor, *, offset: bool, ridge: float = 1e-3, support: Tensor | None = None
+) -> Solution:
     """Ridge regression of the wanted response on the inputs, pulled towards ``prior``, not towards zero.
 
     Minimises E|y − Wx − b|² + λ|W − prior|² with λ = ``ridge`` × the mean input variance, so that directions the
@@ -33,13 +36,18 @@ def solve(moments: Moments, prior: Tensor, *, offset: bool, ridge: float = 1e-3)
     Args:
         prior: [g, o, k], the weights as they are.
         offset: whether the layer can add a constant.
+        support: bool [g, o, k]; weights outside it stay zero.
     """
     xx, xy, yy = moments.covariances(centred=offset)
     k = xx.shape[-1]
     lam = ridge * xx.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(1e-12)
     regular = xx + lam[:, None, None] * torch.eye(k, dtype=xx.dtype)
     start = prior.double().cpu().transpose(1, 2)
-    weight = _solve_positive(regular, xy + lam[:, None, None] * start)
+    right = xy + lam[:, None, None] * start
+    if support is None:
+        weight = _solve_positive(regular, right)
+    else:
+        weight = solve_on_support(regular, right, start, support.cpu().transpose(1, 2))
     error = yy - 2 * (weight * xy).sum(1) + (weight * (xx @ weight)).sum(1)
     constant = None
     if offset:
