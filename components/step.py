@@ -60,7 +60,8 @@ def _no_context(config: Any) -> dict[str, Any]:
     return {}
 
 
-def _always(path: Path) -> bool:
+def always(path: Path) -> bool:
+    """A stored result of this step may always stand."""
     return True
 
 
@@ -85,7 +86,7 @@ class Step:
     packages: tuple[str, ...] = ()
     outside_key: frozenset[str] = frozenset()
     context: Callable[[Any], Mapping[str, Any]] = _no_context
-    reusable: Callable[[Path], bool] = _always
+    reusable: Callable[[Path], bool] = always
     cached: bool = True
 
     def key(self, config: StepConfig, input_digests: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
@@ -14,6 +14,7 @@ from lwplugin.errors import did_you_mean
 from lwplugin.export.base import FORMATS
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.methods import default_method, families, option_model
+from lwplugin.resources import ALL, Resources
 from lwplugin.yaml_document import PASSWORD
 
 STEPS = ("pull", *families(), "export", "measure", "gate", "report", "register")
@@ -109,33 +110,6 @@ class Register(_Block):
         return template
 
 
-class Toleration(_Block):
-    """A Kubernetes toleration."""
-
-    key: str | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-
-
-class Resources(_Block):
-    """What an engine gives a step. The local runner has this machine and asks for nothing."""
-
-    accelerator: str | None = Field(None, description="e.g. nvidia.com/gpu")
-    count: int = Field(1, ge=1, description="accelerators")
-    cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores, e.g. 2 or 500m")
-    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes, e.g. 16Gi")
-    node_selector: dict[str, str] = Field(default_factory=dict)
-    tolerations: tuple[Toleration, ...] = ()
-    retries: int = Field(0, ge=0, le=20)
-    timeout_s: int | None = Field(None, ge=1)
-
-    @field_validator("cpu", mode="before")
-    @classmethod
-    def _plain_number(cls, cpu: Any) -> Any:
-        return str(cpu) if isinstance(cpu, int | float) and not isinstance(cpu, bool) else cpu
-
-
 class Recipe(_Block):
     """Read with `lwplugin.load_recipe`; unknown keys are errors and nothing is interpolated."""
 
@@ -153,7 +127,9 @@ class Recipe(_Block):
     register_: Register | None = Field(
         None, alias="register", description="left out: the verdict is the result and nothing is registered"
     )
-    resources: dict[str, Resources] = Field(default_factory=dict, description="step name → what it needs")
+    resources: dict[str, Resources] = Field(
+        default_factory=dict, description="step name, or `all` → what an engine gives it"
+    )
     tracking_uri: str | None = Field(None, description="MLflow; default: MLflow's own MLFLOW_TRACKING_URI")
 
     @field_validator("targets")
@@ -169,8 +145,8 @@ class Recipe(_Block):
     @classmethod
     def _known_steps(cls, resources: dict[str, Resources]) -> dict[str, Resources]:
         for name in resources:
-            if name not in STEPS:
-                raise ValueError(f"'{name}' is no step; {did_you_mean(name, STEPS)}")
+            if name not in (ALL, *STEPS):
+                raise ValueError(f"'{name}' is no step; {did_you_mean(name, (ALL, *STEPS))}")
         return resources
 
     @field_validator("tracking_uri")

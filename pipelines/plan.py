@@ -67,8 +67,7 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     Raises RecipeError where a method or one of its options is not known.
     """
     tracking_uri = tracking_uri or recipe.tracking_uri
-    # An alias or a tag that moves does not change the bytes of a version.
-    version = parent.model_copy(update={"alias": None, "tags": {}}).model_dump(mode="json")
+    version = parent.pinned.model_dump(mode="json")
     shared = {
         "data": recipe.data.model_dump(mode="json"),
         "task": recipe.task.model_dump(mode="json"),

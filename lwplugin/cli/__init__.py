@@ -19,6 +19,7 @@ COMMANDS = {
     "init": ("recipe", "Write an example recipe, or the recipe's JSON Schema."),
     "plan": ("run", "Show what would run and what the store already has."),
     "run": ("run", "Carry a recipe out: compress, export, measure, gate, register."),
+    "compile": ("compile", "Write RECIPE as a Kubeflow pipeline."),
     "measure": ("measure", "Measure an exported model, beside its parent where one is given."),
     "gate": ("gate", "Judge a measured comparison by a policy again."),
     "register": ("registry", "Register what a run made and its gate passed."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lwplugin.pipelines.local import RunResult, StepRun
     from lwplugin.pipelines.plan import Plan
 
+ENGINES = ("local", "kubeflow", "prefect")
 EXIT_CODES = {"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}
 _WORST_FIRST = ("error", "fail", "inconclusive", "pass")
 
@@ -42,16 +44,19 @@ def open_store(store: Path | None) -> Store:
     return Store((store or settings().store).absolute())
 
 
-def plan_of(recipe: Path, model: str | None, tracking_uri: str | None) -> Plan:
-    """Read the recipe, ask the registry which version it means, and plan."""
+def plan_of(recipe: Path, model: str | None, tracking_uri: str | None, *, at_start: bool = False) -> Plan:
+    """Read the recipe, ask the registry which version it means (``at_start``: ask nobody yet), and plan."""
     from lwplugin.pipelines.plan import make_plan
     from lwplugin.recipe import Recipe, load_recipe
-    from lwplugin.registry import resolve
+    from lwplugin.registry import Resolved, resolve
 
     loaded = load_recipe(recipe)
     if model is not None:
         loaded = Recipe.model_validate({**loaded.model_dump(by_alias=True), "model": model})
-    parent = resolve(loaded.model, tracking_uri=tracking_uri or loaded.tracking_uri)
+    if at_start:
+        parent = Resolved.unknown(loaded.model)
+    else:
+        parent = resolve(loaded.model, tracking_uri=tracking_uri or loaded.tracking_uri)
     return make_plan(loaded, parent, tracking_uri=tracking_uri)
 
 
@@ -100,7 +105,12 @@ def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
 @tracking_option
 @model_option
 @click.option("--dry-run", is_flag=True, help="The same as `lwplugin plan`.")
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True)
+@click.option(
+    "--host", help="Kubeflow Pipelines' address; without it, kubeflow runs here, without a cluster."
+)
+@click.option("--image", help="Container image of the steps on Kubeflow; default: LWPLUGIN_IMAGE.")
+@click.option("--wait", is_flag=True, help="With --host: until the run has ended.")
 @click.option("--again", multiple=True, metavar="STEP", help="Run this step though the store has it.")
 @click.option("--report", "reports", type=click.Path(path_type=Path), help="Copy the reports below this.")
 @click.option("--quiet", is_flag=True, help="Say nothing until the end.")
@@ -112,6 +122,9 @@ def run_command(
     model: str | None,
     dry_run: bool,
     engine: str,
+    host: str | None,
+    image: str | None,
+    wait: bool,
     again: tuple[str, ...],
     reports: Path | None,
     quiet: bool,
@@ -121,7 +134,16 @@ def run_command(
         plan, place = plan_of(recipe, model, tracking_uri), open_store(store)
         if dry_run:
             return _show_plan(plan, place, as_json, out)
-        result = _run(plan, place, again, quiet)
+        _check_options(engine, host, again)
+        if host is not None:
+            from lwplugin.cli.compile import submit_recipe
+
+            return submit_recipe(plan, recipe, host, image, wait, as_json, out)
+        result = (
+            _run(plan, place, again, quiet)
+            if engine == "local"
+            else _on(engine, plan, place, recipe, again, quiet)
+        )
         summaries = _summaries(result, reports)
         verdict = worst(list(result.verdicts.values()))
         if as_json:
@@ -129,6 +151,28 @@ def run_command(
         else:
             _show_result(result, summaries)
         return EXIT_CODES[verdict]
+
+
+def _check_options(engine: str, host: str | None, again: tuple[str, ...]) -> None:
+    if host is not None and engine != "kubeflow":
+        raise click.UsageError("--host belongs to --engine kubeflow; Prefect's server is PREFECT_API_URL")
+    if again and engine == "kubeflow":
+        raise click.UsageError("--again works with the engines local and prefect")
+
+
+def _on(
+    engine: str, plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool
+) -> RunResult:
+    from lwplugin.cli.compile import extra
+    from lwplugin.recipe import load_recipe
+
+    if engine == "kubeflow":
+        with extra("kubeflow", why="--engine kubeflow"):
+            from lwplugin.pipelines.kubeflow.run import run_here
+        return run_here(plan, store, io.StringIO() if quiet else sys.stderr)
+    with extra("prefect", why="--engine prefect"):
+        from lwplugin.pipelines.prefect.compress import run_plan_on_prefect
+    return run_plan_on_prefect(plan, store, load_recipe(recipe).resources, again=again)
 
 
 def _run(plan: Plan, store: Store, again: tuple[str, ...], quiet: bool) -> RunResult:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lwplugin.registry.decisions import Decision as Decision
     from lwplugin.registry.decisions import decision_log as decision_log
     from lwplugin.registry.download import pull as pull
+    from lwplugin.registry.failure import record_failure as record_failure
     from lwplugin.registry.lineage import ancestors as ancestors
     from lwplugin.registry.listing import Listed as Listed
     from lwplugin.registry.listing import inventory as inventory
@@ -37,6 +38,7 @@ _HOME = {
     "look_up": "listing",
     "promote": "aliases",
     "pull": "download",
+    "record_failure": "failure",
     "register": "registration",
     "resolve": "versions",
     "rollback": "aliases",

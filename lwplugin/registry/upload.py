@@ -80,7 +80,7 @@ def upload(
     with tempfile.TemporaryDirectory(prefix="lwplugin-register-") as scratch:
         directory = Path(scratch, "model")
         model = _save(content, directory)
-        experiment_id = _experiment(client, experiment)
+        experiment_id = experiment_named(client, experiment)
         run = client.create_run(
             experiment_id, run_name=run_name, tags={**tags, "mlflow.source.name": "lwplugin"}
         )
@@ -153,7 +153,8 @@ def _metadata(inherited: dict[str, Any] | None, parent: Resolved) -> dict[str, A
     return {**(inherited or {}), lineage.PARENT_VERSION: parent.uri}
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def experiment_named(client: MlflowClient, name: str) -> str:
+    """Its id; it is made where it is not there."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

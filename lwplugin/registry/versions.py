@@ -35,6 +35,16 @@ class Resolved(BaseModel):
     run_id: str | None = None
     tags: dict[str, str] = Field(default_factory=dict)
 
+    @classmethod
+    def unknown(cls, uri: str) -> Resolved:
+        """Stands for the version ``uri`` will mean when somebody looks it up."""
+        return cls(name=str(_parse(uri)["name"]), version="", uri=uri, source="")
+
+    @property
+    def pinned(self) -> Resolved:
+        """Without its alias and tags: they move, and do not change the bytes of a version."""
+        return self.model_copy(update={"alias": None, "tags": {}})
+
 
 def resolve(uri: str, *, tracking_uri: str | None = None, registry_uri: str | None = None) -> Resolved:
     """Looks the version up and follows copies to the logged model; downloads nothing.

@@ -1,0 +1,410 @@
+"""The steps as Kubeflow Pipelines components, for `lwplugin compile` and for anybody's own pipeline.
+
+>>> from lwplugin.components.kubeflow import pull, prune  # doctest: +SKIP
+>>> parent = pull(model="models:/net@champion")  # doctest: +SKIP
+>>> light = prune(bundle=parent.outputs["light"], data={"source": "digits"}, options={"macs": 0.5})
+
+Nothing is installed when a task starts: the image holds lwplugin and kfp. It is LWPLUGIN_IMAGE where that
+is set when this module is imported; `task.set_container_image(…)` gives one task another. What a config
+leaves out has the default of the step's config (components/<step>/README.md).
+
+KFP copies each function's source into the pipeline, so the functions import inside and share no helper;
+and it reads their annotations, so this file has no `from __future__ import annotations`.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+import lwplugin
+
+IMAGE = os.environ.get("LWPLUGIN_IMAGE") or f"lwplugin:{lwplugin.__version__}-cpu-python3.11"
+
+# The output of each component that is the step's result.
+RESULT = {
+    **dict.fromkeys(("pull", "prune", "factorize", "distill", "quantize"), "light"),
+    "export": "exported",
+    "measure": "comparison",
+    "gate": "verdict",
+    "report": "files",
+    "register": "registration",
+}
+
+
+def component(function: Callable[..., Any]) -> Any:
+    """A lightweight component on our image with nothing to install."""
+    return dsl.component(function, base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
+
+
+@component
+def pull(light: dsl.Output[dsl.Model], model: str, tracking_uri: str = "") -> NamedTuple(
+    "Outputs", [("version", dict)]
+):  # type: ignore[valid-type]
+    """Download a registered model version and keep it as a bundle.
+
+    Args:
+        model: `models:/name@alias`, looked up when the task starts, or `models:/name/3`.
+        tracking_uri: MLflow; default: the pod's MLFLOW_TRACKING_URI.
+
+    Returns:
+        light: The bundle.
+        version: The version that was meant, for report and register.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    from lwplugin.registry import resolve
+
+    found = resolve(model, tracking_uri=tracking_uri or None).pinned
+    version = found.model_dump(mode="json", exclude_none=True)  # KFP knows no null
+    run_task("pull", {"version": version, "tracking_uri": tracking_uri}, {}, light)
+    return (version,)  # type: ignore[return-value]
+
+
+@component
+def prune(
+    bundle: dsl.Input[dsl.Model],
+    light: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    method: str = "",
+    options: dict = {},  # noqa: B006
+) -> None:
+    """Remove weights, channels, heads or blocks.
+
+    Args:
+        bundle: The result of pull or of a compression step.
+        data: A recipe's data block, as in `{"source": "digits"}`.
+        task: A recipe's task.
+        method: One of `lwplugin methods prune`; default: the family's own.
+        options: The method's options.
+
+    Returns:
+        light: The lighter bundle.
+        metrics: What the method says of itself.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"method": method, "options": options, "data": data, "task": task}
+    run_task("prune", config, {"bundle": bundle}, light, metrics)
+
+
+@component
+def factorize(
+    bundle: dsl.Input[dsl.Model],
+    light: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    method: str = "",
+    options: dict = {},  # noqa: B006
+) -> None:
+    """Replace layers by products of smaller ones.
+
+    Args:
+        bundle: The result of pull or of a compression step.
+        data: A recipe's data block, as in `{"source": "digits"}`.
+        task: A recipe's task.
+        method: One of `lwplugin methods factorize`; default: the family's own.
+        options: The method's options.
+
+    Returns:
+        light: The lighter bundle.
+        metrics: What the method says of itself.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"method": method, "options": options, "data": data, "task": task}
+    run_task("factorize", config, {"bundle": bundle}, light, metrics)
+
+
+@component
+def distill(
+    bundle: dsl.Input[dsl.Model],
+    light: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    method: str = "",
+    options: dict = {},  # noqa: B006
+) -> None:
+    """Train towards the parent's answers.
+
+    Args:
+        bundle: The result of pull or of a compression step.
+        data: A recipe's data block, as in `{"source": "digits"}`.
+        task: A recipe's task.
+        method: One of `lwplugin methods distill`; default: the family's own.
+        options: The method's options.
+
+    Returns:
+        light: The lighter bundle.
+        metrics: What the method says of itself.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"method": method, "options": options, "data": data, "task": task}
+    run_task("distill", config, {"bundle": bundle}, light, metrics)
+
+
+@component
+def quantize(
+    bundle: dsl.Input[dsl.Model],
+    light: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    method: str = "",
+    options: dict = {},  # noqa: B006
+) -> None:
+    """Keep weights and activations in fewer bits.
+
+    Args:
+        bundle: The result of pull or of a compression step.
+        data: A recipe's data block, as in `{"source": "digits"}`.
+        task: A recipe's task.
+        method: One of `lwplugin methods quantize`; default: the family's own.
+        options: The method's options.
+
+    Returns:
+        light: The lighter bundle.
+        metrics: What the method says of itself.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"method": method, "options": options, "data": data, "task": task}
+    run_task("quantize", config, {"bundle": bundle}, light, metrics)
+
+
+@component
+def export(
+    bundle: dsl.Input[dsl.Model],
+    exported: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    format: str = "onnx",  # noqa: A002
+) -> None:
+    """Write a bundle in a deployment format, compared with the torch model on real inputs.
+
+    Args:
+        bundle: The result of pull or of a compression step.
+        data: A recipe's data block.
+        task: A recipe's task.
+        format: The deployment format.
+
+    Returns:
+        exported: The file, its description and its cost.
+        metrics: MACs and parameters.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"format": format, "data": data, "task": task}
+    run_task("export", config, {"bundle": bundle}, exported, metrics)
+
+
+@component
+def measure(
+    candidate: dsl.Input[dsl.Model],
+    baseline: dsl.Input[dsl.Model],
+    light: dsl.Input[dsl.Model],
+    parent: dsl.Input[dsl.Model],
+    comparison: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    device: str = "cpu",
+    threads: int = 1,
+    batch: int = 1,
+) -> None:
+    """Measure candidate and parent interleaved, in the target's runtime, on the machine the task runs on.
+
+    Args:
+        candidate: The light model's export.
+        baseline: The parent's export in the same format.
+        light: The bundle the candidate was exported from.
+        parent: pull's result.
+        data: A recipe's data block.
+        task: A recipe's task.
+        device: Where it runs.
+        threads: Threads of the runtime.
+        batch: Examples per inference.
+
+    Returns:
+        comparison: Both measurements and the scores of every example.
+        metrics: Accuracy, latency, size and memory of both, and the speed-up.
+    """
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"device": device, "threads": threads, "batch": batch, "data": data, "task": task}
+    inputs = {"candidate": candidate, "baseline": baseline, "light": light, "parent": parent}
+    run_task("measure", config, inputs, comparison, metrics)
+
+
+@component
+def gate(
+    comparison: dsl.Input[dsl.Artifact],
+    export: dsl.Input[dsl.Model],
+    verdict: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    policy: dict,
+    budget: dict = {},  # noqa: B006
+) -> NamedTuple("Outputs", [("status", str)]):  # type: ignore[valid-type]
+    """Decide with statistics whether a measured candidate may take its parent's place.
+
+    Succeeds whatever the verdict says; put what follows a pass behind
+    `dsl.If(gate_task.outputs["status"] == "pass")`.
+
+    Args:
+        comparison: measure's result.
+        export: The light model's export.
+        policy: A recipe's gate block, as in `{"max_drop": {"accuracy": 0.01}}`.
+        budget: A target's upper limits.
+
+    Returns:
+        verdict: Every check with its estimate, bound and n.
+        status: pass, fail, inconclusive or error.
+    """
+    from lwplugin.components.carried import verdict_status
+    from lwplugin.components.kubeflow_task import run_task
+
+    inputs = {"comparison": comparison, "export": export}
+    done = run_task("gate", {"policy": policy, "budget": budget}, inputs, verdict, metrics)
+    return (verdict_status(done.path),)  # type: ignore[return-value]
+
+
+@component
+def report(
+    light: dsl.Input[dsl.Model],
+    export: dsl.Input[dsl.Model],
+    parent_export: dsl.Input[dsl.Model],
+    comparison: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    model_card: dsl.Output[dsl.Markdown],
+    files: dsl.Output[dsl.Artifact],
+    parent: dict,
+    target: dict,
+    recipe: dict,
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+) -> None:
+    """Draw what a run made for a target.
+
+    Args:
+        light: The last compression step's result.
+        export: The light model's export.
+        parent_export: The parent's export.
+        comparison: measure's result.
+        verdict: gate's result.
+        parent: pull's `version`.
+        target: A recipe's target.
+        recipe: The whole recipe.
+        data: A recipe's data block.
+        task: A recipe's task.
+
+    Returns:
+        page: One page for the Kubeflow screen.
+        model_card: The card for the registry.
+        files: Page, card, JSON and JUnit.
+    """
+    import shutil
+
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"parent": parent, "target": target, "recipe": recipe, "data": data, "task": task}
+    inputs = {"light": light, "export": export, "parent_export": parent_export}
+    inputs |= {"comparison": comparison, "verdict": verdict}
+    done = run_task("report", config, inputs, files)
+    shutil.copy(done.path / "report.html", page.path)
+    shutil.copy(done.path / "model_card.md", model_card.path)
+
+
+@component
+def register(
+    light: dsl.Input[dsl.Model],
+    export: dsl.Input[dsl.Model],
+    comparison: dsl.Input[dsl.Artifact],
+    verdict: dsl.Input[dsl.Artifact],
+    report: dsl.Input[dsl.Artifact],
+    registration: dsl.Output[dsl.Artifact],
+    parent: dict,
+    target: str,
+    recipe_digest: str,
+    data: dict,
+    task: dict = {"name": "classification"},  # noqa: B006
+    recipe: dict = {},  # noqa: B006
+    threads: int = 1,
+    alias: str = "",
+    name: str = "",
+    override: str = "",
+    tracking_uri: str = "",
+) -> NamedTuple("Outputs", [("uri", str)]):  # type: ignore[valid-type]
+    """Register a version that passed, with its lineage, once. Reads and verifies the verdict itself.
+
+    Args:
+        light: The last compression step's result.
+        export: The light model's export.
+        comparison: measure's result.
+        verdict: gate's result.
+        report: report's `files`.
+        parent: pull's `version`.
+        target: The target's name.
+        recipe_digest: Becomes a tag of the version.
+        data: A recipe's data block.
+        task: A recipe's task.
+        recipe: Becomes the run's params.
+        threads: Threads it was measured with.
+        alias: Moved to the new version last.
+        name: Registered model; default: the parent's own.
+        override: A reason to register against the verdict; recorded.
+        tracking_uri: MLflow; default: the pod's MLFLOW_TRACKING_URI.
+
+    Returns:
+        registration: What the registry holds now.
+        uri: `models:/name/4`.
+    """
+    import json
+
+    from lwplugin.components.kubeflow_task import run_task
+
+    config = {"parent": parent, "target": target, "recipe_digest": recipe_digest, "recipe": recipe}
+    config |= {"data": data, "task": task, "threads": threads, "alias": alias, "name": name}
+    config |= {"override": override, "tracking_uri": tracking_uri}
+    inputs = {
+        "light": light,
+        "export": export,
+        "comparison": comparison,
+        "verdict": verdict,
+        "report": report,
+    }
+    done = run_task("register", config, inputs, registration)
+    return (json.loads((done.path / "registration.json").read_text())["uri"],)  # type: ignore[return-value]
+
+
+@component
+def record_failure(
+    status: dsl.PipelineTaskFinalStatus, model: str, recipe_digest: str = "", tracking_uri: str = ""
+) -> None:
+    """For `dsl.ExitHandler`: what failed becomes a failed run in the registry; a success records nothing.
+
+    Args:
+        status: Filled in by Kubeflow.
+        model: What was to be compressed.
+        recipe_digest: Which recipe did it.
+        tracking_uri: MLflow; default: the pod's MLFLOW_TRACKING_URI.
+    """
+    if status.state in ("SUCCEEDED", "COMPLETE"):
+        return
+    from lwplugin.registry import record_failure
+
+    record_failure(
+        model=model,
+        error=status.error_message or f"the pipeline ended as {status.state}",
+        engine="kubeflow",
+        engine_run=status.pipeline_job_resource_name,
+        recipe_digest=recipe_digest,
+        tracking_uri=tracking_uri or None,
+    )
