@@ -14,23 +14,13 @@ and it reads their annotations, so this file has no `from __future__ import anno
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl
 
 import lwplugin
 
 IMAGE = os.environ.get("LWPLUGIN_IMAGE") or f"lwplugin:{lwplugin.__version__}-cpu-python3.11"
-
-# The output of each component that is the step's result.
-RESULT = {
-    **dict.fromkeys(("pull", "prune", "factorize", "distill", "quantize"), "light"),
-    "export": "exported",
-    "measure": "comparison",
-    "gate": "verdict",
-    "report": "files",
-    "register": "registration",
-}
 
 
 def component(function: Callable[..., Any]) -> Any:
@@ -39,9 +29,7 @@ def component(function: Callable[..., Any]) -> Any:
 
 
 @component
-def pull(light: dsl.Output[dsl.Model], model: str, tracking_uri: str = "") -> NamedTuple(
-    "Outputs", [("version", dict)]
-):  # type: ignore[valid-type]
+def pull(light: dsl.Output[dsl.Model], model: str, tracking_uri: str = "") -> dict:
     """Download a registered model version and keep it as a bundle.
 
     Args:
@@ -50,7 +38,7 @@ def pull(light: dsl.Output[dsl.Model], model: str, tracking_uri: str = "") -> Na
 
     Returns:
         light: The bundle.
-        version: The version that was meant, for report and register.
+        Output: The version that was meant, for report and register.
     """
     from lwplugin.components.kubeflow_task import run_task
 
@@ -59,7 +47,7 @@ def pull(light: dsl.Output[dsl.Model], model: str, tracking_uri: str = "") -> Na
     found = resolve(model, tracking_uri=tracking_uri or None).pinned
     version = found.model_dump(mode="json", exclude_none=True)  # KFP knows no null
     run_task("pull", {"version": version, "tracking_uri": tracking_uri}, {}, light)
-    return (version,)  # type: ignore[return-value]
+    return version
 
 
 @component
@@ -251,11 +239,11 @@ def gate(
     metrics: dsl.Output[dsl.Metrics],
     policy: dict,
     budget: dict = {},  # noqa: B006
-) -> NamedTuple("Outputs", [("status", str)]):  # type: ignore[valid-type]
+) -> str:
     """Decide with statistics whether a measured candidate may take its parent's place.
 
     Succeeds whatever the verdict says; put what follows a pass behind
-    `dsl.If(gate_task.outputs["status"] == "pass")`.
+    `dsl.If(gate_task.outputs["Output"] == "pass")`.
 
     Args:
         comparison: measure's result.
@@ -265,14 +253,14 @@ def gate(
 
     Returns:
         verdict: Every check with its estimate, bound and n.
-        status: pass, fail, inconclusive or error.
+        Output: pass, fail, inconclusive or error.
     """
     from lwplugin.components.carried import verdict_status
     from lwplugin.components.kubeflow_task import run_task
 
     inputs = {"comparison": comparison, "export": export}
     done = run_task("gate", {"policy": policy, "budget": budget}, inputs, verdict, metrics)
-    return (verdict_status(done.path),)  # type: ignore[return-value]
+    return verdict_status(done.path)
 
 
 @component
@@ -299,7 +287,7 @@ def report(
         parent_export: The parent's export.
         comparison: measure's result.
         verdict: gate's result.
-        parent: pull's `version`.
+        parent: pull's `Output`.
         target: A recipe's target.
         recipe: The whole recipe.
         data: A recipe's data block.
@@ -341,7 +329,7 @@ def register(
     name: str = "",
     override: str = "",
     tracking_uri: str = "",
-) -> NamedTuple("Outputs", [("uri", str)]):  # type: ignore[valid-type]
+) -> str:
     """Register a version that passed, with its lineage, once. Reads and verifies the verdict itself.
 
     Args:
@@ -350,7 +338,7 @@ def register(
         comparison: measure's result.
         verdict: gate's result.
         report: report's `files`.
-        parent: pull's `version`.
+        parent: pull's `Output`.
         target: The target's name.
         recipe_digest: Becomes a tag of the version.
         data: A recipe's data block.
@@ -364,7 +352,7 @@ def register(
 
     Returns:
         registration: What the registry holds now.
-        uri: `models:/name/4`.
+        Output: `models:/name/4`.
     """
     import json
 
@@ -381,7 +369,8 @@ def register(
         "report": report,
     }
     done = run_task("register", config, inputs, registration)
-    return (json.loads((done.path / "registration.json").read_text())["uri"],)  # type: ignore[return-value]
+    uri: str = json.loads((done.path / "registration.json").read_text())["uri"]
+    return uri
 
 
 @component

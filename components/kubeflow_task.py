@@ -18,6 +18,16 @@ from lwplugin.errors import LwpluginError
 
 DIGEST, KEY, STEP, HIT, SECONDS = (f"lwplugin.{name}" for name in ("digest", "key", "step", "hit", "seconds"))
 
+# The output of each component that is the step's result.
+RESULT = {
+    **dict.fromkeys(("pull", "prune", "factorize", "distill", "quantize"), "light"),
+    "export": "exported",
+    "measure": "comparison",
+    "gate": "verdict",
+    "report": "files",
+    "register": "registration",
+}
+
 
 class KfpArtifact(Protocol):
     """`dsl.Model`, `dsl.Artifact`, …"""

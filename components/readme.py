@@ -8,6 +8,7 @@ from typing import Any
 
 import lwplugin.components
 from lwplugin.components import installed_steps, step_named
+from lwplugin.components.kubeflow_task import RESULT
 
 INPUTS = {
     "bundle": "the result of pull or of a compression step",
@@ -46,6 +47,11 @@ def readme(name: str) -> str:
     ]
     inputs = ", ".join(f'"{each}": Artifact.of(…)' for each in step.inputs)
     lines += [f'result = execute(step, config, {{{inputs}}}, Store(".lwplugin"))', "```", ""]
+    lines += [
+        f"On Kubeflow: `from lwplugin.components.kubeflow import {name}`, a component with the same inputs and "
+        f"config; its result is the output `{RESULT[name]}`.",
+        "",
+    ]
     return "\n".join(lines)
 
 

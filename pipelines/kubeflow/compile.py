@@ -13,6 +13,7 @@ from kfp import compiler, dsl
 from lwplugin.components import kubeflow as components
 from lwplugin.components import step_named
 from lwplugin.components.carried import complete_config
+from lwplugin.components.kubeflow_task import RESULT
 from lwplugin.components.step import always
 from lwplugin.pipelines.kubeflow.check import check_file
 from lwplugin.pipelines.kubeflow.resources import give
@@ -90,13 +91,13 @@ def add_steps(
         if planned.only_if_passed is None:
             task = make(**inputs, **config)
         else:
-            status = tasks[planned.only_if_passed].outputs["status"]
+            status = tasks[planned.only_if_passed].outputs["Output"]
             with dsl.If(status == "pass", name=f"passed-{planned.target}"):
                 task = make(**inputs, **config)
         key = (keys or {}).get(planned.id)
         task.set_display_name(planned.id).set_caching_options(key is not None, cache_key=key)
         give(task, deployment.of(planned.step))
-        tasks[planned.id], results[planned.id] = task, task.outputs[components.RESULT[planned.step]]
+        tasks[planned.id], results[planned.id] = task, task.outputs[RESULT[planned.step]]
     return tasks
 
 
@@ -108,7 +109,7 @@ def _config(planned: PlannedStep, model: Any, tasks: Mapping[str, Any]) -> dict[
         del config["version"]
         return {"model": model, **config}
     if "parent" in config:
-        config["parent"] = tasks["pull"].outputs["version"]
+        config["parent"] = tasks["pull"].outputs["Output"]
     return config
 
 

@@ -1,0 +1,145 @@
+"""The flow: a recipe's plan as Prefect tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from lwplugin.pipelines.local import RunResult, StepRun, verdict_status
+from lwplugin.pipelines.plan import Plan, PlannedStep, make_plan
+from lwplugin.pipelines.prefect.blocks import LwpluginRegistry, LwpluginStore
+from lwplugin.pipelines.prefect.show import show
+from lwplugin.pipelines.prefect.steps import submit
+from lwplugin.pipelines.summary import summarise
+from prefect import flow
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from lwplugin.artifact import Store
+from lwplugin.errors import LwpluginError
+from lwplugin.recipe import Recipe
+from lwplugin.recipe_file import parse_recipe
+from lwplugin.resources import Resources
+
+# One step at a time in a process, as the local runner has it; `.with_options(task_runner=…)` for more.
+_ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[var-annotated]
+
+
+@flow(name="compress", task_runner=_ONE_AT_A_TIME, persist_result=True)
+def compress(
+    recipe: str | dict[str, Any],
+    model: str | None = None,
+    registry: str | None = None,
+    store: str | None = None,
+    again: list[str] | None = None,
+) -> Any:
+    """Carry a recipe out: compress, export, measure, gate, register.
+
+    Args:
+        recipe: The recipe as YAML or as an object, or the path of its file on the worker.
+        model: Another model than the recipe's, as models:/name@alias or models:/name/3.
+        registry: Name of a `lwplugin Registry` block; default: the worker's MLflow variables.
+        store: Name of a `lwplugin Store` block; default: the worker's LWPLUGIN_STORE.
+        again: Ids of steps to run though the store has them.
+    """
+    from lwplugin.registry import resolve
+
+    where = LwpluginRegistry.load(registry) if registry else None
+    place = LwpluginStore.load(store) if store else LwpluginStore()
+    with where.connected() if where else nullcontext():
+        loaded = read(recipe, model)
+        plan = make_plan(loaded, resolve(loaded.model, tracking_uri=loaded.tracking_uri))
+        return ended(run_steps(plan, place.open(), loaded.resources, again=again or ()))
+
+
+def read(recipe: str | dict[str, Any], model: str | None = None) -> Recipe:
+    """Raises RecipeError."""
+    import yaml
+
+    if isinstance(recipe, str) and "\n" not in recipe and Path(recipe).suffix in (".yaml", ".yml", ".json"):
+        recipe = Path(recipe).read_text(encoding="utf-8")
+    loaded = parse_recipe(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe))
+    if model is None:
+        return loaded
+    return Recipe.model_validate({**loaded.model_dump(by_alias=True), "model": model})
+
+
+def run_steps(
+    plan: Plan, store: Store, resources: Mapping[str, Resources], *, again: Collection[str] = ()
+) -> RunResult:
+    """The plan's steps as tasks of the flow run this is called in; an error ends only what depends on it."""
+    store.sweep()
+    futures: dict[str, Any] = {}
+    result = RunResult(plan)
+
+    def start(planned: PlannedStep) -> None:
+        inputs = {name: futures[source] for name, source in planned.inputs.items()}
+        rerun = planned.id in again
+        futures[planned.id] = submit(planned, inputs, store.root, resources, again=rerun)
+
+    skipped: dict[str, str] = {}
+    for planned in plan.steps:
+        if planned.only_if_passed is None:
+            start(planned)
+    for planned in plan.steps:  # the verdicts are waited for only once everything else is under way
+        if planned.only_if_passed is not None:
+            gate = _answer(futures[planned.only_if_passed], plan, planned.only_if_passed)
+            verdict = verdict_status(gate.path) if gate.path else "error"
+            if verdict == "pass":
+                start(planned)
+            else:
+                skipped[planned.id] = f"the verdict is {verdict}"
+    for planned in plan.steps:
+        if planned.id in skipped:
+            why = skipped[planned.id]
+            result.steps.append(StepRun(planned.id, planned.step, planned.target, "skipped", why=why))
+        else:
+            result.steps.append(_answer(futures[planned.id], plan, planned.id))
+    show(result)
+    return result
+
+
+def _answer(future: Any, plan: Plan, step_id: str) -> StepRun:
+    planned = next(step for step in plan.steps if step.id == step_id)
+    future.wait()
+    state = future.state
+    if state.is_completed():
+        found = future.result()
+        return StepRun(**{**found, "path": Path(found["path"])})
+    if state.name == "NotReady":
+        return StepRun(step_id, planned.step, planned.target, "skipped", why="a step before it has no result")
+    error = state.result(raise_on_failure=False)
+    known = isinstance(error, LwpluginError)
+    why = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+    return StepRun(step_id, planned.step, planned.target, "failed", why=why)
+
+
+def ended(result: RunResult) -> State[Any]:
+    """The flow run's state: failed only where a step failed; a verdict is an answer, not a failure."""
+    document = {
+        "recipe_digest": result.plan.recipe_digest,
+        "parent": result.plan.parent.uri,
+        "verdicts": result.verdicts,
+        "digests": {run.id: run.digest for run in result.steps},
+        "targets": {target: summarise(result, target) for target in result.plan.targets},
+    }
+    failed = [f"{run.id}: {run.why}" for run in result.steps if run.status == "failed"]
+    if failed:
+        return Failed(message="; ".join(failed), data=document)
+    verdicts = ", ".join(f"{target}: {verdict}" for target, verdict in result.verdicts.items())
+    return Completed(message=verdicts, data=document)
+
+
+def run_plan_on_prefect(
+    plan: Plan, store: Store, resources: Mapping[str, Resources], *, again: Collection[str] = ()
+) -> RunResult:
+    """For the command line: a flow run of a plan that is made already."""
+
+    @flow(name="compress", task_runner=_ONE_AT_A_TIME, validate_parameters=False)
+    def compress_planned(model: str, recipe_digest: str) -> RunResult:
+        return run_steps(plan, store, resources, again=again)
+
+    done: RunResult = compress_planned(plan.parent.uri, plan.recipe_digest)
+    return done
