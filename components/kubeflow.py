@@ -397,3 +397,51 @@ def record_failure(
         recipe_digest=recipe_digest,
         tracking_uri=tracking_uri or None,
     )
+
+
+@component
+def train(function: str, arguments: dict = {}) -> str:  # noqa: B006
+    """Call your own training function before a recipe.
+
+    Args:
+        function: `module:function` in the image; it trains, registers and returns `models:/name/3`.
+        arguments: Its keyword arguments.
+
+    Returns:
+        Output: `models:/name/3`.
+    """
+    from lwplugin.components.train import train
+
+    return train(function, arguments)
+
+
+@component
+def check_fleet(policy: str, findings: dsl.Output[dsl.Markdown], tracking_uri: str = "") -> None:
+    """Hold every registered version to a policy; fails where one breaks it.
+
+    Args:
+        policy: The text of a policy file.
+        tracking_uri: MLflow; default: the pod's MLFLOW_TRACKING_URI.
+
+    Returns:
+        findings: What was found, for the Kubeflow screen.
+    """
+    import datetime
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    from lwplugin.policy import evaluate, load_policy
+    from lwplugin.policy.markdown import markdown
+
+    from lwplugin.registry import inventory
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "policy.yaml"
+        file.write_text(policy, encoding="utf-8")
+        rules = load_policy(file)
+    known = inventory(tracking_uri=tracking_uri or None)
+    found = evaluate(rules, known, today=datetime.datetime.now(datetime.UTC).date(), only=known)
+    Path(findings.path).write_text(markdown(found), encoding="utf-8")
+    if found.exit_code:
+        sys.exit(found.reason)

@@ -48,6 +48,12 @@ def extra(name: str, *, why: str) -> Iterator[None]:
     is_flag=True,
     help="Look the model's alias up when a run starts, not now: for schedules. Needs no registry.",
 )
+@click.option(
+    "--train",
+    metavar="MODULE:FUNCTION",
+    help="Your training first; it returns the models:/name/3 it registered.",
+)
+@click.option("--for-model", "models", multiple=True, metavar="URI", help="RECIPE for each of these models.")
 @tracking_option
 @model_option
 @json_option
@@ -57,22 +63,33 @@ def compile_command(
     output: Path,
     image: str | None,
     at_start: bool,
+    train: str | None,
+    models: tuple[str, ...],
     tracking_uri: str | None,
     model: str | None,
     as_json: bool,
 ) -> int:
+    if train and models:
+        raise click.UsageError("--train makes one model, --for-model names others: give one of the two")
     with only_json(as_json) as out:
         with extra(engine, why=f"--engine {engine}"):
+            from lwplugin.pipelines.kubeflow import ready
             from lwplugin.pipelines.kubeflow.compile import compile_plan
-        plan = plan_of(recipe, model, tracking_uri, at_start=at_start)
-        compile_plan(plan, deployment(recipe, image, at_start), output)
+        late = at_start or bool(train or models)
+        plan = plan_of(recipe, model, tracking_uri, at_start=late)
+        where = deployment(recipe, image, late)
+        if train:
+            ready.compile_retrain(plan, where, output, train=train)
+        elif models:
+            ready.compile_batch(plan, where, output, models=models)
+        else:
+            compile_plan(plan, where, output)
+        meant = list(models) or [plan.parent.uri]
         if as_json:
-            write_json(
-                {"file": str(output), "recipe_digest": plan.recipe_digest, "model": plan.parent.uri}, out
-            )
+            write_json({"file": str(output), "recipe_digest": plan.recipe_digest, "models": meant}, out)
         else:
             click.echo(
-                f"{output}: {plan.parent.uri}, {len(plan.steps)} steps, recipe {plan.recipe_digest[:12]}"
+                f"{output}: {', '.join(meant)}, {len(plan.steps)} steps, recipe {plan.recipe_digest[:12]}"
             )
         return 0
 

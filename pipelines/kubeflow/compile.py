@@ -4,7 +4,8 @@ KFP reads the annotations of pipeline functions: no `from __future__ import anno
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,24 @@ def pipeline_of(plan: Plan, deployment: Deployment, model: str) -> Any:
     keys = {} if deployment.at_start else cache_keys(plan, deployment)
 
     def pipeline(model: str = model) -> None:
-        on_exit = components.record_failure(
-            model=model, recipe_digest=plan.recipe_digest, tracking_uri=plan.tracking_uri or ""
-        )
-        give(on_exit.set_caching_options(False).set_display_name("record failure"), deployment.of(ALL))
-        with dsl.ExitHandler(on_exit, name="steps"):
+        with recording_failures(plan, deployment, model):
             add_steps(plan, deployment, model, keys)
 
     description = (
         f"lwplugin: {plan.parent.name} for {', '.join(plan.targets)}, recipe {plan.recipe_digest[:12]}"
     )
     return dsl.pipeline(name=pipeline_name(plan), description=description)(pipeline)
+
+
+@contextmanager
+def recording_failures(plan: Plan, deployment: Deployment, model: Any) -> Iterator[None]:
+    """Whatever fails inside becomes a failed run in the registry."""
+    on_exit = components.record_failure(
+        model=model, recipe_digest=plan.recipe_digest, tracking_uri=plan.tracking_uri or ""
+    )
+    give(on_exit.set_caching_options(False).set_display_name("record failure"), deployment.of(ALL))
+    with dsl.ExitHandler(on_exit, name="steps"):
+        yield
 
 
 def pipeline_name(plan: Plan) -> str:

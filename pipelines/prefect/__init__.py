@@ -5,7 +5,10 @@ Prefect imports this package as a collection (`prefect.collections`), so that it
 
 from __future__ import annotations
 
+from lwplugin.pipelines.prefect.batch import batch
 from lwplugin.pipelines.prefect.blocks import LwpluginRegistry, LwpluginStore
 from lwplugin.pipelines.prefect.compress import compress
+from lwplugin.pipelines.prefect.fleet import fleet_check
+from lwplugin.pipelines.prefect.retrain import retrain
 
-__all__ = ["LwpluginRegistry", "LwpluginStore", "compress"]
+__all__ = ["LwpluginRegistry", "LwpluginStore", "batch", "compress", "fleet_check", "retrain"]

@@ -24,10 +24,10 @@ from lwplugin.recipe_file import parse_recipe
 from lwplugin.resources import Resources
 
 # One step at a time in a process, as the local runner has it; `.with_options(task_runner=…)` for more.
-_ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[var-annotated]
+ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[var-annotated]
 
 
-@flow(name="compress", task_runner=_ONE_AT_A_TIME, persist_result=True)
+@flow(name="compress", task_runner=ONE_AT_A_TIME, persist_result=True)
 def compress(
     recipe: str | dict[str, Any],
     model: str | None = None,
@@ -137,7 +137,7 @@ def run_plan_on_prefect(
 ) -> RunResult:
     """For the command line: a flow run of a plan that is made already."""
 
-    @flow(name="compress", task_runner=_ONE_AT_A_TIME, validate_parameters=False)
+    @flow(name="compress", task_runner=ONE_AT_A_TIME, validate_parameters=False)
     def compress_planned(model: str, recipe_digest: str) -> RunResult:
         return run_steps(plan, store, resources, again=again)
 

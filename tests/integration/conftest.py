@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 START_S = 120
 PASSWORD = "hunter2"  # accepted by a server that trusts the loopback; tests look for it where it must not be
@@ -188,3 +189,28 @@ def postgres_server_uri(postgres_uri: str, tmp_path_factory: pytest.TempPathFact
         yield url
     finally:
         stop(process)
+
+
+@pytest.fixture(scope="session")
+def main_job_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A registry with the digits parent, trained for two epochs: what a process needs to find it.
+
+    FOLDER is where relative paths start.
+    """
+    folder = tmp_path_factory.mktemp("main-job")
+    script = ROOT / "examples" / "digits" / "train_and_register.py"
+    environment = {
+        **os.environ,
+        "FOLDER": str(folder),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(script), "--epochs", "2"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    return environment
+
+
+@pytest.fixture
+def folder(main_job_environment: dict[str, str]) -> Path:
+    return Path(main_job_environment["FOLDER"])
