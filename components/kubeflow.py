@@ -433,7 +433,6 @@ def check_fleet(policy: str, findings: dsl.Output[dsl.Markdown], tracking_uri: s
 
     from lwplugin.policy import evaluate, load_policy
     from lwplugin.policy.markdown import markdown
-
     from lwplugin.registry import inventory
 
     with tempfile.TemporaryDirectory() as folder:

@@ -81,6 +81,7 @@ def _inputs(
     own: Mapping[str, Any],
 ) -> Iterator[str]:
     called = components[task["componentRef"]["name"]]
+    looped = task.get("parameterIterator", {}).get("itemInput")
     for kind, output_field, own_field, key_field in (
         ("parameters", "taskOutputParameter", "componentInputParameter", "outputParameterKey"),
         ("artifacts", "taskOutputArtifact", "componentInputArtifact", "outputArtifactKey"),
@@ -88,7 +89,7 @@ def _inputs(
         given = task.get("inputs", {}).get(kind, {})
         declared = called.get("inputDefinitions", {}).get(kind, {})
         for name, definition in declared.items():
-            if name not in given and not definition.get("isOptional"):
+            if name not in (*given, looped) and not definition.get("isOptional"):
                 yield f"{where} gives no '{name}'"
         for name, source in given.items():
             if name not in declared:

@@ -11,8 +11,8 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
 from lwplugin.artifact import Store
-from lwplugin.resources import PASSWORD
 from lwplugin.settings import settings
+from lwplugin.yaml_document import PASSWORD
 
 _VARIABLES = {
     "tracking_uri": "MLFLOW_TRACKING_URI",

@@ -25,7 +25,6 @@ def fleet_check(policy: str, model: str | None = None, registry: str | None = No
     """
     from lwplugin.policy import evaluate, load_policy
     from lwplugin.policy.markdown import markdown
-
     from lwplugin.registry import inventory
 
     where = LwpluginRegistry.load(registry) if registry else None
