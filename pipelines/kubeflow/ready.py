@@ -3,10 +3,12 @@
 KFP reads the annotations of pipeline functions: no `from __future__ import annotations` here.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kfp import compiler, dsl
 from lwplugin.components import kubeflow as components
 from lwplugin.pipelines.kubeflow.check import check_file
@@ -55,7 +57,10 @@ def compile_batch(plan: Plan, deployment: Deployment, file: Path, *, models: Seq
 def compile_fleet_check(policy: str, deployment: Deployment, file: Path, *, tracking_uri: str = "") -> None:
     """Every registered version against ``policy`` (the text of a policy file); the run fails where one breaks it."""
 
-    def pipeline(policy: str = policy) -> None:
+    # In one line: KFP repeats a default in a comment at the head of the file, and a new line would end that.
+    line = json.dumps(yaml.safe_load(policy))
+
+    def pipeline(policy: str = line) -> None:
         task = components.check_fleet(policy=policy, tracking_uri=tracking_uri)
         give(task.set_caching_options(False).set_display_name("fleet check"), deployment.of(ALL))
 
