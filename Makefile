@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/digits/demo.py demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 tests/unit tests/contract
+	$(BIN)/python -m pytest -n 2 tests/unit tests/contract tests/golden tests/chart
 	$(BIN)/python -m pytest tests/integration
 
 check: $(STAMP)

@@ -20,7 +20,7 @@ from kfp import dsl
 
 import lwplugin
 
-IMAGE = os.environ.get("LWPLUGIN_IMAGE") or f"lwplugin:{lwplugin.__version__}-cpu-python3.11"
+IMAGE = os.environ.get("LWPLUGIN_IMAGE") or f"lwplugin:{lwplugin.__version__}-cpu"
 
 
 def component(function: Callable[..., Any]) -> Any:
