@@ -1,3 +1,4 @@
+# mypy: disable-error-code="type-arg"
 """The steps as Kubeflow Pipelines components, for `lwplugin compile` and for anybody's own pipeline.
 
 >>> from lwplugin.components.kubeflow import pull, prune  # doctest: +SKIP
@@ -9,7 +10,7 @@ is set when this module is imported; `task.set_container_image(…)` gives one t
 leaves out has the default of the step's config (components/<step>/README.md).
 
 KFP copies each function's source into the pipeline, so the functions import inside and share no helper;
-and it reads their annotations, so this file has no `from __future__ import annotations`.
+and it reads their annotations, so this file has no `from __future__ import annotations` and says plain `dict`.
 """
 
 import os
@@ -358,7 +359,7 @@ def register(
 
     from lwplugin.components.kubeflow_task import run_task
 
-    config = {"parent": parent, "target": target, "recipe_digest": recipe_digest, "recipe": recipe}
+    config: dict = {"parent": parent, "target": target, "recipe_digest": recipe_digest, "recipe": recipe}
     config |= {"data": data, "task": task, "threads": threads, "alias": alias, "name": name}
     config |= {"override": override, "tracking_uri": tracking_uri}
     inputs = {

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="type-arg"
 """Ready pipelines: retrain, batch and fleet check, from the same parts as a single recipe's.
 
 KFP reads the annotations of pipeline functions: no `from __future__ import annotations` here.

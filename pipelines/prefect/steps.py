@@ -9,7 +9,7 @@ from typing import Any
 
 from lwplugin.components import step_named
 from lwplugin.components.step import Artifact, execute
-from lwplugin.pipelines.local import StepRun
+from lwplugin.pipelines.local import Status, StepRun
 from lwplugin.pipelines.plan import PlannedStep
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -61,7 +61,7 @@ def run_step(
     config = step.config.model_validate(this.config)
     with _slot(this.step):
         done = execute(step, config, artifacts, Store(store), progress=_progress(), again=again)
-    status = "found" if done.hit else "made"
+    status: Status = "found" if done.hit else "made"
     run = StepRun(this.id, this.step, this.target, status, done.seconds, done.key, done.path, done.digest)
     get_run_logger().info("%s %s, key %s, digest %s", this.id, status, done.key[:12], done.digest[:12])
     return {**asdict(run), "path": str(done.path)}

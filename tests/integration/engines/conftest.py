@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+CLI = [sys.executable, "-c", "from lwplugin.cli import main; main()"]
 RECIPE = """\
 model: models:/digits-cnn@champion
 data: {source: digits, test_fraction: 0.4}
@@ -45,3 +48,29 @@ def prefect_environment(servers: Any, tmp_path_factory: pytest.TempPathFactory) 
         yield {**quiet, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     finally:
         servers.stop(process)
+
+
+def _run(
+    engine: str, recipe: Path, store: Path, environment: dict[str, str], *, code: int = 0
+) -> dict[str, Any]:
+    command = [*CLI, "run", str(recipe), "--engine", engine, "--store", str(store), "--json"]
+    done = subprocess.run(
+        command, cwd=environment["FOLDER"], env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == code, done.stderr[-4000:]
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {**result, "store": str(store)}
+
+
+@pytest.fixture(scope="session")
+def engine_run() -> Callable[..., dict[str, Any]]:
+    """The command line: (engine, recipe, store, environment, code=0) → what it answers."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def here(
+    main_job_environment: dict[str, str], recipe: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What the local runner says."""
+    return _run("local", recipe, tmp_path_factory.mktemp("here") / "store", main_job_environment)

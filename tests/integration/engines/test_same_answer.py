@@ -17,20 +17,7 @@ import yaml
 
 from lwplugin.artifact import Store
 
-CLI = [sys.executable, "-c", "from lwplugin.cli import main; main()"]
 MADE = ("pull", "prune", "quantize", "export-parent-onnx", "export-edge-cpu")
-
-
-def run(
-    engine: str, recipe: Path, store: Path, environment: dict[str, str], *, code: int = 0
-) -> dict[str, Any]:
-    command = [*CLI, "run", str(recipe), "--engine", engine, "--store", str(store), "--json"]
-    done = subprocess.run(
-        command, cwd=environment["FOLDER"], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == code, done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 def digests(result: dict[str, Any]) -> dict[str, str]:
@@ -41,18 +28,11 @@ def statuses(result: dict[str, Any]) -> dict[str, str]:
     return {step["id"]: step["status"] for step in result["steps"]}
 
 
-@pytest.fixture(scope="module")
-def here(
-    main_job_environment: dict[str, str], recipe: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    return run("local", recipe, tmp_path_factory.mktemp("here") / "store", main_job_environment)
-
-
 @pytest.mark.slow
 def test_kubeflow_from_registry_to_registered_version(
-    here: dict[str, Any], main_job_environment: dict[str, str], recipe: Path, tmp_path: Path
+    engine_run: Any, here: dict[str, Any], main_job_environment: dict[str, str], recipe: Path, tmp_path: Path
 ) -> None:
-    there = run("kubeflow", recipe, tmp_path / "store", main_job_environment)
+    there = engine_run("kubeflow", recipe, tmp_path / "store", main_job_environment)
     assert digests(there) == digests(here)
     assert there["verdict"] == here["verdict"] == "pass"
     registration = there["targets"]["edge-cpu"]["registration"]
@@ -60,20 +40,22 @@ def test_kubeflow_from_registry_to_registered_version(
     assert registration["alias"] == "light-edge-cpu"
     assert set(statuses(there).values()) == {"made"}
     # What one engine made is there for the next, where they share the store.
-    again = run("local", recipe, tmp_path / "store", main_job_environment)
-    found = statuses(again)
-    assert {found[step] for step in MADE} == {"found"}
+    command = [sys.executable, "-c", "from lwplugin.cli import main; main()", "plan", str(recipe), "--json"]
+    environment = {**main_job_environment, "LWPLUGIN_STORE": there["store"]}
+    planned = json.loads(subprocess.check_output(command, env=environment, cwd=environment["FOLDER"]))
+    states = {step["id"]: step["state"] for step in planned["steps"]}
+    assert {states[step] for step in MADE} == {"found"}
 
 
 @pytest.mark.slow
 def test_kubeflow_records_a_failure_in_the_registry(
-    main_job_environment: dict[str, str], recipe: Path, tmp_path: Path
+    engine_run: Any, main_job_environment: dict[str, str], recipe: Path, tmp_path: Path
 ) -> None:
     broken = yaml.safe_load(recipe.read_text())
     broken["compress"] = [{"prune": {"method": "taylor", "macs": 0.5, "skip": ["no-such-layer"]}}]
     file = tmp_path / "broken.yaml"
     file.write_text(yaml.safe_dump(broken))
-    result = run("kubeflow", file, tmp_path / "store", main_job_environment, code=2)
+    result = engine_run("kubeflow", file, tmp_path / "store", main_job_environment, code=2)
     assert statuses(result)["prune"] == "failed"
     assert statuses(result)["register-edge-cpu"] == "skipped"
 
@@ -109,6 +91,7 @@ def ask(environment: dict[str, str], path: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_killed_flow_goes_on_where_it_was(
+    engine_run: Any,
     here: dict[str, Any],
     main_job_environment: dict[str, str],
     prefect_environment: dict[str, str],
@@ -129,7 +112,7 @@ def test_a_killed_flow_goes_on_where_it_was(
         os.killpg(flow.pid, signal.SIGKILL)
         flow.wait()
 
-    done = run("prefect", recipe, tmp_path / "store", environment)
+    done = engine_run("prefect", recipe, tmp_path / "store", environment)
     found = statuses(done)
     assert (found["pull"], found["prune"]) == ("found", "found")
     assert {found["export-edge-cpu"], found["gate-edge-cpu"]} == {"made"}

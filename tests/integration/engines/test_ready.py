@@ -1,0 +1,83 @@
+"""Retrain, batch and fleet check as flows on a real Prefect server; all they compress is in the store already."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLOWS = """
+import json, os, sys
+from lwplugin.pipelines.prefect import LwpluginRegistry, LwpluginStore, batch, fleet_check, retrain
+
+recipe, train, policy, answer = sys.argv[1:]
+LwpluginRegistry(tracking_uri=os.environ.pop("MLFLOW_TRACKING_URI")).save("registry")
+LwpluginStore(path=os.environ.pop("LWPLUGIN_STORE")).save("store")
+where = {"registry": "registry", "store": "store"}
+
+def told(state):
+    return [state.type.value, state.message, state.result(raise_on_failure=False)]
+
+models = ["models:/digits-cnn/1", "models:/nobody/1"]
+found = {
+    "retrain": told(retrain(recipe, train=train, arguments={"version": 1}, return_state=True, **where)),
+    "batch": told(batch([recipe], models=models, return_state=True, **where)),
+    "fleet": told(fleet_check(policy, registry="registry", return_state=True)),
+}
+open(answer, "w").write(json.dumps(found, default=str))
+"""
+TRAIN = """
+def train(version):
+    return f"models:/digits-cnn/{version}"
+"""
+POLICY = """\
+rules:
+  - {name: small, targets: edge-*, budget: {size_bytes: 1_000}, owner: edge-team}
+"""
+
+
+@pytest.mark.slow
+def test_ready_flows(
+    here: dict[str, Any],
+    main_job_environment: dict[str, str],
+    prefect_environment: dict[str, str],
+    recipe: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "flows.py").write_text(FLOWS)
+    (tmp_path / "training.py").write_text(TRAIN)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    arguments = [str(recipe), f"{tmp_path / 'training.py'}:train", str(tmp_path / "policy.yaml")]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "flows.py"), *arguments, str(tmp_path / "answer.json")],
+        cwd=main_job_environment["FOLDER"],
+        env={**main_job_environment, **prefect_environment, "LWPLUGIN_STORE": here["store"]},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    answer = json.loads((tmp_path / "answer.json").read_text())
+
+    state, _, retrained = answer["retrain"]
+    assert state == "COMPLETED"
+    assert retrained["verdicts"] == {"edge-cpu": "pass"}
+    assert retrained["digests"]["quantize"] == next(
+        step["digest"] for step in here["steps"] if step["id"] == "quantize"
+    )
+
+    state, message, batched = answer["batch"]
+    assert (state, message) == ("FAILED", "failed: nobody/1")
+    rows = {row["model"]: row for row in batched["rows"]}
+    assert rows["digits-cnn/1"]["verdict"] == "pass"
+    assert rows["digits-cnn/1"]["smaller"] > 1
+    assert rows["nobody/1"]["verdict"] == "error"
+    assert "no model 'nobody'" in rows["nobody/1"]["reason"]
+
+    state, message, findings = answer["fleet"]
+    assert state == "FAILED", message  # the light version is larger than a kilobyte
+    assert findings["status"] == "fail"
