@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -130,11 +131,11 @@ def run_command(
     quiet: bool,
     as_json: bool,
 ) -> int:
+    _check_options(engine, host, again)
     with only_json(as_json) as out:
         plan, place = plan_of(recipe, model, tracking_uri), open_store(store)
         if dry_run:
             return _show_plan(plan, place, as_json, out)
-        _check_options(engine, host, again)
         if host is not None:
             from lwplugin.cli.compile import submit_recipe
 
@@ -170,6 +171,8 @@ def _on(
         with extra("kubeflow", why="--engine kubeflow"):
             from lwplugin.pipelines.kubeflow.run import run_here
         return run_here(plan, store, io.StringIO() if quiet else sys.stderr)
+    # Without PREFECT_API_URL Prefect starts a server of its own, which on a busy machine takes a while.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     with extra("prefect", why="--engine prefect"):
         from lwplugin.pipelines.prefect.compress import run_plan_on_prefect
     return run_plan_on_prefect(plan, store, load_recipe(recipe).resources, again=again)

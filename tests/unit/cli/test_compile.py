@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lwplugin.cli import invoke
+
+RECIPE = """\
+model: models:/net@champion
+data: {source: digits}
+compress: [{prune: {method: taylor, macs: 0.5}}]
+targets: [{name: edge}]
+gate: {max_drop: {accuracy: 0.1}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+def test_compile_at_start_asks_no_registry(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = recipe.with_name("pipeline.yaml")
+    assert invoke(["compile", str(recipe), "--at-start", "-o", str(output), "--image", "i:1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == ["models:/net@champion"]
+    document = next(yaml.safe_load_all(output.read_text()))
+    images = {each["container"]["image"] for each in document["deploymentSpec"]["executors"].values()}
+    assert images == {"i:1"}
+
+
+def test_many_models_are_one_pipeline(recipe: Path) -> None:
+    output = recipe.with_name("pipeline.yaml")
+    models = ["--for-model", "models:/a@champion", "--for-model", "models:/b/2"]
+    assert invoke(["compile", str(recipe), *models, "-o", str(output)]) == 0
+    document = next(yaml.safe_load_all(output.read_text()))
+    assert document["root"]["inputDefinitions"]["parameters"]["models"]["defaultValue"] == models[1::2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "RECIPE", "--train", "m:f", "--for-model", "models:/a/1"],
+        ["compile", "RECIPE", "--engine", "prefect"],
+        ["run", "RECIPE", "--engine", "airflow"],
+        ["run", "RECIPE", "--engine", "prefect", "--host", "http://kfp"],
+        ["run", "RECIPE", "--engine", "kubeflow", "--again", "prune"],
+    ],
+)
+def test_wrong_options_are_usage(recipe: Path, arguments: list[str]) -> None:
+    assert invoke([str(recipe) if each == "RECIPE" else each for each in arguments]) == 4
