@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Collection
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from lwplugin.components import step_named
+from lwplugin.components.carried import verdict_status
 from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute, find
 from lwplugin.pipelines.plan import Plan, PlannedStep
 
@@ -65,11 +65,6 @@ class RunResult:
         if gate is None or gate.path is None or any(run.status == "failed" for run in runs):
             return "error"
         return verdict_status(gate.path)
-
-
-def verdict_status(directory: Path) -> str:
-    """The status a gate step wrote."""
-    return str(json.loads((directory / "verdict.json").read_text())["status"])
 
 
 def run_plan(

@@ -15,10 +15,11 @@ from typing import Any, TextIO
 from kfp import Client, local
 from kfp.components import load_component_from_file
 from lwplugin.components import step_named
+from lwplugin.components.carried import verdict_status
 from lwplugin.components.kubeflow_task import HIT, KEY, SECONDS
 from lwplugin.components.step import Result
 from lwplugin.pipelines.kubeflow.compile import Deployment, compile_plan, pipeline_name
-from lwplugin.pipelines.local import RunResult, StepRun, verdict_status
+from lwplugin.pipelines.local import RunResult, StepRun
 from lwplugin.pipelines.plan import Plan, PlannedStep
 
 from lwplugin.artifact import Store

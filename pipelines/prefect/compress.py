@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lwplugin.pipelines.local import RunResult, StepRun, verdict_status
+from lwplugin.components.carried import verdict_status
+from lwplugin.pipelines.local import RunResult, StepRun
 from lwplugin.pipelines.plan import Plan, PlannedStep, make_plan
 from lwplugin.pipelines.prefect.blocks import LwpluginRegistry, LwpluginStore
 from lwplugin.pipelines.prefect.show import show
