@@ -20,6 +20,8 @@ _AS_FACTORY = (
     "log the model with serialization_format='pickle', or give a factory: origin=FactoryOrigin('pkg:fn')"
 )
 
+_LARGEST_RATIO = 100
+
 
 def load_pickle(path: Path, *, allow_pickle: bool | None, code: Path | None = None) -> nn.Module:
     """The pickled nn.Module in a file, on the CPU.
@@ -58,6 +60,7 @@ def scan(path: Path) -> None:
 
     logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are in our error
     try:
+        _refuse_bomb(path)
         result = scan_file_path(str(path))
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -84,6 +87,21 @@ def scan(path: Path) -> None:
             got=", ".join(bad) or "a damaged pickle",
             do="define the model's class in an importable module (not __main__, no notebook), log it again, "
             "or give a factory origin",
+        )
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raises ModelError for an archive that would unpack to far more than it is; torch itself does not compress."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    packed, limit = path.stat().st_size, settings().max_model_bytes
+    if unpacked > limit or unpacked > _LARGEST_RATIO * packed:
+        raise ModelError(
+            f"'{path.name}' is an archive that unpacks to much more than it is, so it is not opened",
+            got=f"{packed:,} bytes that become {unpacked:,}",
+            do="log the model again; if it is that large, raise LWPLUGIN_MAX_MODEL_BYTES",
         )
 
 

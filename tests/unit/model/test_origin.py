@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 import lwplugin.model as lw
 from lwplugin.errors import ModelError
 from lwplugin.model.uninitialised import build_uninitialised
+from lwplugin.model.unpickle import load_pickle
 
 Fresh = Callable[[Path, object], str]
 
@@ -122,6 +124,20 @@ def test_dangerous_pickle_is_never_run(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(ModelError, match=r"may run commands.*system"):
             lw.MlflowOrigin(directory).build()
     assert not (tmp_path / "pwned").exists()
+
+
+def test_an_archive_bomb_is_never_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("unpacked"))
+    bomb = tmp_path / "model.pth"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    with pytest.raises(ModelError, match="50,000,000"):
+        load_pickle(bomb, allow_pickle=True)
+    whole = tmp_path / "whole.pth"
+    torch.save(nn.Linear(200, 200), whole)
+    monkeypatch.setenv("LWPLUGIN_MAX_MODEL_BYTES", "1000")
+    with pytest.raises(ModelError, match="LWPLUGIN_MAX_MODEL_BYTES"):
+        load_pickle(whole, allow_pickle=True)
 
 
 def test_pickles_can_be_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
