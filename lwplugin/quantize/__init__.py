@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.methods import configure
 from lwplugin.progress import Progress, silent
-from lwplugin.quantize import codebook, half, int8, weight_only
+from lwplugin.quantize import binary, codebook, half, int8, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
 from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (int8.METHOD, weight_only.METHOD, codebook.METHOD, half.METHOD)
+    method.name: method
+    for method in (
+        int8.METHOD,
+        weight_only.METHOD,
+        codebook.METHOD,
+        binary.BINARY,
+        binary.BINARY_LEARNED,
+        half.METHOD,
+    )
 }
 
 __all__ = [

@@ -64,6 +64,8 @@ ROWS = [
     Row("factorize", "tucker", {"params": 0.5}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
+    Row("quantize", "binary", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
+    Row("quantize", "binary_learned", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
     Row("quantize", "codebook", {"bits": 4, "finetune_epochs": 1}),
     Row("quantize", "weight_only", {"bits": 4, "group_size": 16}, typo="bit"),
 ]
