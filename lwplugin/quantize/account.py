@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import HistoryEntry
 
 
+def packed_report(name: str, module: nn.Module, reference: nn.Module) -> dict[str, Any]:
+    """One row of the history's layer table: a packed layer of ``module`` beside the float one of ``reference``."""
+    layer: Any = module.get_submodule(name)
+    float_layer: Any = reference.get_submodule(name)
+    assert isinstance(layer, PackedLayer)
+    return {
+        "name": name,
+        "type": type(layer).__name__,
+        "weight_bits": layer.encoding.bits,
+        "stored_bits": round(layer.bits_per_weight, 2),
+        "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+    }
+
+
 def entry_of(
     method: str,
     config: QuantizeConfig,
@@ -33,21 +47,9 @@ def entry_of(
     """
     from lwplugin.model.bundle import HistoryEntry
 
-    layers = []
-    for name in selection.chosen:
-        layer, row = module.get_submodule(name), {**(rows or {}).get(name, {})}
-        assert isinstance(layer, PackedLayer)
-        float_layer: Any = reference.get_submodule(name)
-        layers.append(
-            {
-                "name": name,
-                "type": type(layer).__name__,
-                "weight_bits": layer.encoding.bits,
-                "stored_bits": round(layer.bits_per_weight, 2),
-                "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
-                **row,
-            }
-        )
+    layers = [
+        {**packed_report(name, module, reference), **(rows or {}).get(name, {})} for name in selection.chosen
+    ]
     return HistoryEntry(
         step="quantize",
         method=method,

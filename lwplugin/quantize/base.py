@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
 
 
+NAMEABLE = (*QUANTIZABLE, nn.Embedding)
+"""What a skip pattern can name."""
+
+
 class QuantizeConfig(BaseModel):
     """Options all quantization methods have."""
 
@@ -66,16 +70,17 @@ def select_layers(
     config: QuantizeConfig,
     *,
     kinds: Collection[type[nn.Module]] = tuple(QUANTIZABLE),
+    needed: bool = True,
 ) -> Selection:
     """Runs one batch and decides which layers of exactly these ``kinds`` are quantized.
 
-    Raises MethodError for a skip pattern that matches nothing and where no layer is left.
+    Raises MethodError for a skip pattern that matches nothing and, where one is ``needed``, for no layer left.
     """
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(kinds))
     }
     order = _call_order(module, layers, batch)
-    _check_patterns(config.skip, layers)
+    _check_patterns(config.skip, [n for n, m in module.named_modules() if isinstance(m, NAMEABLE)])
     owners = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
     homes = Counter(id(m) for _, m in module.named_modules(remove_duplicate=False))
     selection = Selection()
@@ -104,7 +109,7 @@ def select_layers(
             selection.chosen.append(name)
         else:
             selection.skipped[name] = reason
-    if not selection.chosen:
+    if needed and not selection.chosen:
         raise MethodError(
             "No layer is left to quantize",
             got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items()) or "a model without such layers",

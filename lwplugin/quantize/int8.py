@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from lwplugin.data.batch import to_device
+from lwplugin.data.evaluation import device_of
+from lwplugin.quantize.account import packed_report
 from lwplugin.quantize.base import (
     Fidelity,
     Method,
@@ -20,9 +24,11 @@ from lwplugin.quantize.base import (
 )
 from lwplugin.quantize.bias import bias_corrected
 from lwplugin.quantize.calibration import LayerRanges, calibration_batches, observe
+from lwplugin.quantize.embeddings import packed_embedding
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.layers import quantized_like
 from lwplugin.quantize.observers import Calibrator, make_observer
+from lwplugin.quantize.requantize import compensated
 from lwplugin.quantize.scheme import AffineGrid, ReduceRange, needs_reduced_range, weight_limit
 from lwplugin.quantize.weights import WeightClip, channel_scales, round_weight
 
@@ -57,6 +63,17 @@ class Int8Config(QuantizeConfig):
     correction_examples: int = Field(
         default=256, ge=1, description="Calibration examples that bias correction averages over."
     )
+    rounding: Literal["auto", "nearest", "compensated"] = Field(
+        default="auto",
+        description="compensated: rounding errors are mended by the weights still to be rounded; auto keeps it "
+        "where calibration agrees better.",
+    )
+    compensation_examples: int = Field(
+        default=64, ge=1, description="Calibration examples for compensated rounding; all run at once."
+    )
+    embeddings: bool = Field(
+        default=True, description="Store embedding tables in 8 bits, a scale for each row."
+    )
     reduce_range: ReduceRange = Field(
         default="auto",
         description="7-bit weights, for kernels that saturate (x86 without VNNI); auto asks the CPU.",
@@ -87,12 +104,24 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     )
     reduced = needs_reduced_range(config.reduce_range)
     quantized = quantize_layers(module, selection, ranges, config, reduced=reduced)
+    tables = _pack_embeddings(module, quantized, first, config)
     candidates: dict[str, nn.Module] = {}
-    if config.bias_correction is not True:
-        candidates["plain"] = quantized
-    if config.bias_correction is not False:
-        progress("correct biases", 0, 1)
-        candidates["bias corrected"] = bias_corrected(module, quantized, batches(config.correction_examples))
+    if config.rounding != "compensated":
+        if config.bias_correction is not True:
+            candidates["plain"] = quantized
+        if config.bias_correction is not False:
+            progress("correct biases", 0, 1)
+            candidates["bias corrected"] = bias_corrected(
+                module, quantized, batches(config.correction_examples)
+            )
+    if config.rounding == "compensated" or (config.rounding == "auto" and config.bias_correction == "auto"):
+        progress("compensate rounding", 0, 1)
+        few = min(config.compensation_examples, len(split))
+        inputs = to_device(
+            next(calibration_batches(split, examples=few, batch_size=few)).inputs, device_of(module)
+        )
+        limit = weight_limit(8, reduced=reduced)
+        candidates["compensated"] = compensated(module, quantized, inputs, limit=limit)
     found = fidelity(module, candidates, batches(), data.task)
     picked = pick(found)
     chosen = candidates[picked]
@@ -109,7 +138,8 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
             "layers": [
                 weight_report(name, chosen.get_submodule(name), module.get_submodule(name))
                 for name in selection.chosen
-            ],
+            ]
+            + [packed_report(name, chosen, module) for name in tables],
             "skipped": [{"name": name, "reason": reason} for name, reason in selection.skipped.items()],
             "folded": [{"layer": pair.layer, "norm": pair.norm} for pair in folded],
             "reduced_range": reduced,
@@ -147,6 +177,20 @@ def quantize_layers(
         made.set_ranges(ranges[name].inputs, ranges[name].outputs)
         quantized.set_submodule(name, made)
     return quantized
+
+
+def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, config: Int8Config) -> list[str]:
+    """Store the embeddings of ``quantized`` in 8 bits, in place; their names. None is fine."""
+    if not config.embeddings or not any(type(layer) is nn.Embedding for layer in folded.modules()):
+        return []
+    # Patterns in skip name layers of other kinds too, so they are matched here and not there.
+    free = config.model_copy(update={"skip": (), "first_layer": True, "last_layer": True})
+    names = select_layers(folded, batch, free, kinds=(nn.Embedding,), needed=False).chosen
+    kept = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in config.skip)]
+    for name in kept:
+        table: Any = folded.get_submodule(name)
+        quantized.set_submodule(name, packed_embedding(table))
+    return kept
 
 
 def smallest_scale(bias: torch.Tensor, input_step: float) -> torch.Tensor:

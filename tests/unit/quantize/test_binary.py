@@ -16,7 +16,8 @@ def test_straight_through_gradients() -> None:
     x = torch.tensor([-3.0, -0.2, 0.0, 0.4, 2.0], requires_grad=True)
     assert sign_through(x).tolist() == [-1, -1, 1, 1, 1]
     sign_through(x).sum().backward()
-    assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 1, 0]
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
     x.grad = None
     assert round_through(x * 1.6).tolist() == [-5, 0, 0, 1, 3]
     round_through(x).sum().backward()
@@ -39,7 +40,8 @@ def test_everything_learned_gets_a_gradient() -> None:
     learned = LearnedSignWeight(weight)
     (learned(weight) * torch.randn(4, 9)).sum().backward()
     for tensor in (weight, learned.threshold, learned.scale, learned.shift):
-        assert tensor.grad is not None and bool((tensor.grad != 0).any())
+        assert tensor.grad is not None
+        assert bool((tensor.grad != 0).any())
     flat = learned.temperature.clone()
     learned.sharpen(1.0)
     assert learned.temperature == 5 * flat
@@ -51,10 +53,12 @@ def test_weights_are_one_bit_and_answers_come_back(
 ) -> None:
     made = quantize(trained_net, digits_data, method=method, finetune_epochs=4, finetune_lr=5e-3)
     layer = made.module.inner
-    assert isinstance(layer, PackedConv2d) and layer.encoding == Signs()
+    assert isinstance(layer, PackedConv2d)
+    assert layer.encoding == Signs()
     assert layer.stored["codes"].nbytes == layer.weight.numel() // 8
     assert all(len(row.unique()) == 2 for row in layer.weight.flatten(1))
-    assert type(made.module.stem) is nn.Conv2d and type(made.module.head) is nn.Linear
+    assert type(made.module.stem) is nn.Conv2d
+    assert type(made.module.head) is nn.Linear
     entry = made.history[-1]
     assert entry.metrics["calibration_agreement"] > 0.9
     assert {row["weight_bits"] for row in entry.details["layers"]} == {1}

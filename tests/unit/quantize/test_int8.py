@@ -185,3 +185,36 @@ def test_a_quantized_layer_costs_the_parameters_it_holds() -> None:
     assert cost(quantized, example).params == cost(float_layer, example).params
     assert cost(quantized, example).macs == cost(float_layer, example).macs
     assert cost(quantized, example).size_bytes < cost(float_layer, example).size_bytes / 2
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "compensated", "auto"])
+def test_rounding_can_be_told_exactly(rounding: str, trained_net: nn.Module, digits_data: Data) -> None:
+    details = quantize(trained_net, digits_data, rounding=rounding).history[-1].details
+    names = {
+        "nearest": {"plain", "bias corrected"},
+        "compensated": {"compensated"},
+        "auto": {"plain", "bias corrected", "compensated"},
+    }
+    assert set(details["candidates"]) == names[rounding]
+    assert details["picked"] in details["candidates"]
+
+
+def test_compensated_rounding_comes_closer_to_the_float_outputs(
+    trained_net: nn.Module, digits_data: Data
+) -> None:
+    rows = quantize(trained_net, digits_data, reduce_range=True).history[-1].details["candidates"]
+    assert rows["compensated"]["output_sqnr_db"] > rows["bias corrected"]["output_sqnr_db"]
+
+
+def test_embeddings_are_stored_in_eight_bits_unless_told_not_to() -> None:
+    from lwplugin.quantize.packed import PackedEmbedding
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(40, 16), nn.Flatten(), nn.Linear(80, 4)).eval()
+    x = torch.randint(40, (64, 5)).numpy()
+    data = from_arrays(calibration=(x, None), duplicates="ignore")
+    made = quantize(net, data)
+    assert isinstance(made.module[0], PackedEmbedding)
+    assert [row["weight_bits"] for row in made.history[-1].details["layers"]] == [8, 8]
+    assert type(quantize(net, data, embeddings=False).module[0]) is nn.Embedding
+    assert type(quantize(net, data, skip=("0",)).module[0]) is nn.Embedding
