@@ -127,11 +127,12 @@ def _from_groups(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Gr
     codes, zeros = _padded_codes(layer, encoding)
     rows, groups, size = codes.shape
     nodes, integers = _unpacked(graph, made, codes, encoding.width)
-    zero = graph.constant(f"{made}_zero_point", zeros.astype(np.float32)[:, :, None])
+    zero = graph.constant(f"{made}_zero_point", zeros[:, :, None])
     scale = graph.constant(f"{made}_scale", layer.scale.numpy()[:, :, None])
     nodes += [
         _to_float(integers, f"{made}_codes"),
-        make_node("Sub", [f"{made}_codes", zero], f"{made}_steps"),
+        _to_float(zero, f"{made}_zero_float"),
+        make_node("Sub", [f"{made}_codes", f"{made}_zero_float"], f"{made}_steps"),
         _to_float(scale, f"{made}_scale_float"),
         make_node("Mul", [f"{made}_steps", f"{made}_scale_float"], f"{made}_groups"),
     ]
