@@ -24,7 +24,7 @@ from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.explain import explain
-from lwplugin.prune.select import Budget, Importance, Limits, select
+from lwplugin.prune.select import Budget, Cost, Importance, Limits, select
 from lwplugin.training.collapse import agreement_with, collapsed
 from lwplugin.training.finetune import FinetuneOptions, finetune
 
@@ -42,6 +42,12 @@ class PruneConfig(FinetuneOptions):
         None, gt=0, le=1, description="Fraction of the multiply-accumulates that stays."
     )
     params: float | None = Field(None, gt=0, le=1, description="Fraction of the parameters that stays.")
+    latency: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Fraction of the layers' time that stays, measured in ONNX Runtime on this machine, one thread.",
+    )
     ranking: Literal["global", "per_layer"] = Field(
         "global", description="Compare units across layers, or take the same fraction from each layer."
     )
@@ -63,16 +69,20 @@ class PruneConfig(FinetuneOptions):
 
     @model_validator(mode="after")
     def _one_budget(self) -> PruneConfig:
-        if (self.macs is None) == (self.params is None):
+        if len(self._budgets()) != 1:
             raise ValueError(
-                "give exactly one budget: macs or params (the fraction that stays, e.g. macs: 0.5)"
+                "give exactly one budget: macs, params or latency (the fraction that stays, e.g. macs: 0.5)"
             )
         return self
+
+    def _budgets(self) -> list[Budget]:
+        kinds: tuple[Literal["macs", "params", "latency"], ...] = ("macs", "params", "latency")
+        return [Budget(kind, kept) for kind in kinds if (kept := getattr(self, kind)) is not None]
 
     @property
     def budget(self) -> Budget:
         """The one budget given."""
-        return Budget("macs", self.macs) if self.macs is not None else Budget("params", self.params or 1.0)
+        return self._budgets()[0]
 
     @property
     def limits(self) -> Limits:
@@ -134,6 +144,11 @@ def run(
     """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry
 
+    if method.shrink is not None and config.latency is not None:
+        raise MethodError(
+            f"Method '{method.name}' has no latency budget",
+            do="give macs or params, or use a method that scores units, such as reconstruct",
+        )
     parent = model.copy_module()
     shrink = method.shrink or by_units(method.score)
     pruned = shrink(parent, data, config, progress, checkpoint)
@@ -177,9 +192,13 @@ def by_units(score: Scorer | None) -> Shrink:
     ) -> Pruned:
         graph = graph_of(parent, data, progress)
         importance = score(parent, graph, data, config, progress)
-        removed = choose(graph, importance, config)
+        cost = budget_cost(parent, graph, data, config, progress)
+        removed = choose(graph, importance, config, cost)
         module, repairs = without(parent, graph, removed, data, config, progress)
-        return Pruned(module, costs(graph, removed), explain(parent, graph, removed, importance, repairs))
+        metrics = costs(graph, removed)
+        if config.latency is not None:
+            metrics |= {"layers_ms": cost(removed), "layers_before_ms": cost({})}
+        return Pruned(module, metrics, explain(parent, graph, removed, importance, repairs))
 
     return shrink
 
@@ -201,7 +220,18 @@ def graph_of(parent: nn.Module, data: Data, progress: Progress) -> Graph:
     return graph
 
 
-def choose(graph: Graph, importance: Importance, config: PruneConfig) -> dict[int, list[int]]:
+def budget_cost(parent: nn.Module, graph: Graph, data: Data, config: PruneConfig, progress: Progress) -> Cost:
+    """What the config's budget limits, as a function of a removal."""
+    if config.latency is None:
+        return graph.macs if config.macs is not None else graph.params
+    from lwplugin.prune.latency import Latency
+
+    return Latency(parent, graph, data.example(1), progress)
+
+
+def choose(
+    graph: Graph, importance: Importance, config: PruneConfig, cost: Cost | None = None
+) -> dict[int, list[int]]:
     """The units that go under the config's budget and limits, least important first."""
     _check(importance, graph)
     return select(
@@ -211,6 +241,7 @@ def choose(graph: Graph, importance: Importance, config: PruneConfig) -> dict[in
         config.limits,
         ranking=config.ranking,
         fixed=[*skipped(graph, config.skip), *unscored(graph, importance)],
+        cost=cost,
     )
 
 

@@ -16,6 +16,9 @@ import numpy.typing as npt
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group, Removal
 
+Cost = Callable[[Removal], float]
+"""What is left of a cost (MACs, parameters, milliseconds) after a removal; {} for the whole."""
+
 Importance = Sequence[npt.NDArray[np.float64]]
 """For each group of a graph, what removing each unit is thought to cost; comparable across groups."""
 
@@ -24,7 +27,7 @@ Importance = Sequence[npt.NDArray[np.float64]]
 class Budget:
     """At most this fraction of the cost may stay."""
 
-    kind: Literal["macs", "params"]
+    kind: Literal["macs", "params", "latency"]
     kept: float
 
 
@@ -70,17 +73,19 @@ def select(
     *,
     ranking: Literal["global", "per_layer"] = "global",
     fixed: Sequence[int] = (),
+    cost: Cost | None = None,
 ) -> dict[int, list[int]]:
     """Group → units to remove so that at most ``budget.kept`` of the cost stays, losing the least importance.
 
     Globally, units go in the order of importance per cost saved (the Lagrangian of the knapsack); per layer, every
-    group loses the same fraction. ``fixed`` groups stay whole.
+    group loses the same fraction. ``fixed`` groups stay whole. ``cost`` is what the budget limits; by default the
+    graph's own MACs or parameters.
 
     Raises:
         MethodError: the budget cannot be met within the limits; says what can.
     """
-    cost = graph.macs if budget.kind == "macs" else graph.params
-    whole = float(cost())
+    cost = cost or (graph.macs if budget.kind == "macs" else graph.params)
+    whole = float(cost({}))
     free = [g for g in graph.groups if g.index not in set(fixed)]
     orders = {g.index: np.argsort(importance[g.index], kind="stable") for g in free}
 
@@ -96,7 +101,7 @@ def select(
         steps = 256
         plan = partial(_even, free, steps)
     else:
-        queue = _queue(graph, importance, free, orders, budget.kind)
+        queue = _queue(cost, importance, free, orders)
         steps = len(queue)
         plan = partial(_counts, free, queue)
 
@@ -154,15 +159,10 @@ def _give_back(
 
 
 def _queue(
-    graph: Graph,
-    importance: Importance,
-    free: Sequence[Group],
-    orders: dict[int, npt.NDArray[np.int64]],
-    kind: str,
+    cost: Cost, importance: Importance, free: Sequence[Group], orders: dict[int, npt.NDArray[np.int64]]
 ) -> list[int]:
     """Group indices in the order in which units go: the next unit of a group is its least important one left."""
-    cost = graph.macs if kind == "macs" else graph.params
-    whole = float(cost())
+    whole = float(cost({}))
     keys, owners = [], []
     for group in free:
         sample = list(range(max(1, len(group) // 2)))
