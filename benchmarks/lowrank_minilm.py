@@ -4,9 +4,9 @@
     python benchmarks/lowrank_minilm.py --calibration 1024 --json lowrank.json
 
 The linear layers of the encoder go to half their parameters, embeddings and pooler stay. Calibration documents are
-the first of the training part, without their labels. Judged on 1,000 other documents: a logistic head and class centroids,
-both made once from the parent's vectors of the training part; zero-shot, against the class names embedded by the model
-itself; and the cosine with the parent's vectors.
+the first of the training part, without their labels. Judged on 1,000 other documents: a logistic head and class
+centroids, both made once from the parent's vectors of the training part; zero-shot, against the class names embedded by
+the model itself; and the cosine with the parent's vectors.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from lwplugin.errors import MethodError
 from lwplugin.factorize.choice import choose
 from lwplugin.factorize.explain import explain
 from lwplugin.factorize.forms import Factors, Form, FormName, built, joined, kernel_of
+from lwplugin.factorize.lowrank import Loss
 from lwplugin.factorize.ranks import Kind, Option
 from lwplugin.factorize.sequence import Seen, in_order
 from lwplugin.factorize.sites import Sites, find_sites, put
@@ -32,6 +33,10 @@ from lwplugin.training.finetune import FinetuneOptions, finetune
 if TYPE_CHECKING:
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
+
+
+ROWS_PER_INPUT = 32
+"""Rows of a layer's moments per input of it; the parent's answers at them take 4 × 32 bytes per weight."""
 
 
 class FactorizeConfig(FinetuneOptions):
@@ -89,8 +94,8 @@ class FactorizeConfig(FinetuneOptions):
 Split = Callable[[Tensor, Form, "Seen | None", Any], Factors]
 """(kernel, form, what the layer saw, config) → factors."""
 
-Errors = Callable[[Tensor, Sequence[Form], "Seen | None", Any], list[float]]
-"""(kernel, forms of one name, what the layer saw, config) → relative squared error each leaves."""
+Errors = Callable[[Tensor, Sequence[Form], "Seen | None", Any], list[Loss]]
+"""(kernel, forms of one name, what the layer saw, config) → what each loses."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ def _responses(
     progress("parent responses", 0, None)
     others = repairable(parent) if config.repair else []
     names = dict.fromkeys([*sites.names, *others])
-    return parent_responses(parent, inputs, list(names), seed=config.seed)
+    return parent_responses(parent, inputs, list(names), rows_per_input=ROWS_PER_INPUT, seed=config.seed)
 
 
 def apply(

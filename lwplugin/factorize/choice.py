@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
 from lwplugin.factorize.forms import kernel_of
-from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer, smaller
+from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer, whole
 from lwplugin.factorize.sensitivity import sensitivities
 from lwplugin.factorize.sequence import Seen, seen_by
 from lwplugin.factorize.sites import Sites, ladder, places
@@ -43,13 +43,13 @@ def choose(
         MethodError: the budget cannot be met.
     """
     options: Layers = {}
-    energies: dict[str, Tensor] = {}
+    matters: Mapping[str, Tensor] = {}
+    if inputs is not None and config.data_aware and config.kind and config.ranking == "global":
+        matters = sensitivities(parent, inputs, sites.names, data.task, seed=config.seed, progress=progress)
 
     def weigh(name: str, seen: Seen | None) -> None:
         layer = parent.get_submodule(name)
         options[name] = _options(method, name, layer, seen, before, config)
-        if seen is not None:
-            energies[name] = seen.responses
         progress("errors of all ranks", len(options), len(sites.names))
 
     if inputs is None:
@@ -58,11 +58,12 @@ def choose(
     else:
 
         def watch(name: str, args: Any, output: Any) -> None:
-            weigh(name, seen_by(name, parent.get_submodule(name), args[0], responses[name]))
+            layer = parent.get_submodule(name)
+            weigh(name, seen_by(name, layer, args[0], responses[name], matters.get(name)))
 
         with torch.no_grad(), watching(parent, sites.names, watch):
             call(parent, inputs)
-    return options, _choose(parent, options, energies, before, inputs, data, config, progress)
+    return options, _choose(options, before, config)
 
 
 def _options(
@@ -72,7 +73,7 @@ def _options(
     shape = tuple(kernel.shape)
     at = places(name, layer, before)
     constants = 0 if getattr(layer, "bias", None) is None else shape[0]
-    found = [Option(None, kernel.numel() + constants, at.macs(None, shape), 0.0)]
+    found = [Option(None, kernel.numel() + constants, at.macs(None, shape), 0.0, 0.0)]
     constants = shape[0] if seen is not None else constants
     used = seen if config.data_aware or method.needs_data else None
     for form_name in method.forms(layer, config):
@@ -83,40 +84,22 @@ def _options(
         ]
         floor = config.min_kept * kernel.numel() if config.kind else 0
         sized = [(form, params) for form, params in sized if floor <= params < found[0].params]
-        errors = method.errors(kernel, [form for form, _ in sized], used, config) if sized else []
+        losses = method.errors(kernel, [form for form, _ in sized], used, config) if sized else []
         found += [
-            Option(form, params, at.macs(form, shape), error)
-            for (form, params), error in zip(sized, errors, strict=True)
+            Option(form, params, at.macs(form, shape), lost.response, lost.answer)
+            for (form, params), lost in zip(sized, losses, strict=True)
         ]
     return found
 
 
-def _choose(
-    parent: nn.Module,
-    options: Layers,
-    energies: Mapping[str, Tensor],
-    before: Cost,
-    inputs: Inputs | None,
-    data: Data,
-    config: FactorizeConfig,
-    progress: Progress,
-) -> dict[str, Option]:
+def _choose(options: Layers, before: Cost, config: FactorizeConfig) -> dict[str, Option]:
     if config.rank is not None:
         return by_rank(options, config.rank)
     if config.energy is not None:
         return by_energy(options, config.energy)
     kind = config.kind or "params"
     total = before.params if kind == "params" else before.macs
-    others = total - sum(next(iter(o)).cost(kind) for o in options.values())
+    others = total - sum(whole(of).cost(kind) for of in options.values())
     ceiling = (config.params or config.macs or 1.0) * total - others
-    if config.ranking == "per_layer":
-        return per_layer(options, kind, ceiling)
-    shrinkable = [name for name, all_of in options.items() if smaller(all_of, kind)]
-    weights = dict.fromkeys(options, 1.0)
-    if inputs is not None:
-        gradients = sensitivities(parent, inputs, shrinkable, data.task, seed=config.seed, progress=progress)
-        weights = {
-            name: float((gradients[name] * energies[name]).sum()) if name in gradients else 0.0
-            for name in options
-        }
-    return globally(options, kind, ceiling, weights)
+    search = per_layer if config.ranking == "per_layer" else globally
+    return search(options, kind, ceiling)

@@ -6,7 +6,7 @@ leading left singular vectors U of W C^½: W' = U (UᵀW). With C = I this is th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,20 +62,44 @@ def balanced(left: Tensor, right: Tensor, strength: Tensor) -> tuple[Tensor, Ten
     return left * scale, right / scale[:, None]
 
 
-def tails(values: Tensor) -> Tensor:
-    """For singular values [n]: the relative squared error at every rank 0…n, [n + 1]."""
-    energy = values.square()
-    total = energy.sum().clamp_min(1e-300)
-    left = energy.flip(0).cumsum(0).flip(0)
-    return torch.cat([left, left.new_zeros(1)]) / total
+class Loss(NamedTuple):
+    """What an approximation loses."""
+
+    response: float
+    """Relative squared error of the layer's response."""
+    answer: float
+    """Squared error of the model's answer to first order; the same as ``response`` where that is not known."""
 
 
-def response_error(kernel: Tensor, approximation: Tensor, covariance: Tensor | None) -> float:
-    """E|Wx − W'x|² / E|Wx|² for kernels [o, i, kh, kw] and inputs of the given covariance [k, k]; None: white."""
+def tails(directions: Tensor, strengths: Tensor, sensitivity: Tensor | None) -> list[Loss]:
+    """Losses at every rank 0…n, for orthonormal directions [o, n] of the response and their strengths [n].
 
-    def energy(weight: Tensor) -> float:
-        rows = weight.flatten(1)
-        seen = rows if covariance is None else rows @ covariance
-        return float((seen * rows).sum())
+    ``sensitivity`` [o, o]: G, see ``sensitivity.py``.
+    """
+    energy = strengths.square()
+    response = _left_over(energy) / energy.sum().clamp_min(1e-300)
+    answer = response
+    if sensitivity is not None:
+        answer = _left_over(energy * ((sensitivity @ directions) * directions).sum(0).clamp_min(0))
+    return [Loss(*pair) for pair in zip(response.tolist(), answer.tolist(), strict=True)]
 
-    return max(energy(kernel - approximation), 0.0) / max(energy(kernel), 1e-300)
+
+def _left_over(values: Tensor) -> Tensor:
+    """Sum of all values but the first r, for r = 0…n."""
+    return torch.cat([values.flip(0).cumsum(0).flip(0), values.new_zeros(1)])
+
+
+def loss(
+    kernel: Tensor, approximation: Tensor, covariance: Tensor | None, sensitivity: Tensor | None
+) -> Loss:
+    """Of a kernel [o, i, kh, kw] on inputs of the given covariance [k, k]; None: white."""
+    lost = _responses(kernel - approximation, covariance)
+    response = float(lost.trace()) / max(float(_responses(kernel, covariance).trace()), 1e-300)
+    answer = response if sensitivity is None else float((lost * sensitivity).sum())
+    return Loss(max(response, 0.0), max(answer, 0.0))
+
+
+def _responses(kernel: Tensor, covariance: Tensor | None) -> Tensor:
+    """Covariance [o, o] of a kernel's responses."""
+    rows = kernel.flatten(1)
+    return (rows if covariance is None else rows @ covariance) @ rows.T

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lwplugin.factorize.base import FactorizeConfig, Method
 from lwplugin.factorize.forms import Factors, Form, FormName
-from lwplugin.factorize.lowrank import tails
+from lwplugin.factorize.lowrank import Loss, tails
 from lwplugin.factorize.sequence import Seen
 from lwplugin.factorize.svd import folded
 
@@ -50,12 +50,12 @@ def split(kernel: Tensor, form: Form, seen: Seen | None, config: PcaConfig) -> F
     return folded(kernel, form, components, kernel.flatten(1), strength)
 
 
-def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: PcaConfig) -> list[float]:
+def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: PcaConfig) -> list[Loss]:
     """The variance of the responses that the components leave out."""
     assert seen is not None
-    values = torch.linalg.eigvalsh(seen.responses).flip(0).clamp_min(0).sqrt()
-    left_over = tails(values)
-    return [float(left_over[form.ranks[0]]) for form in offered]
+    values, vectors = torch.linalg.eigh(seen.responses)
+    at = tails(vectors.flip(1), values.flip(0).clamp_min(0).sqrt(), seen.sensitivity)
+    return [at[form.ranks[0]] for form in offered]
 
 
 def _components(seen: Seen, config: PcaConfig, rank: int) -> tuple[Tensor, Tensor]:

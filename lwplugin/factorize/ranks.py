@@ -1,7 +1,7 @@
 """Which rank every layer gets: one budget over all layers, from errors that were worked out once.
 
 Pure functions. Every layer brings its options: sizes it could have, each with its cost and its error. The choice under
-a budget goes along the lower convex hull of error against cost (the Lagrangian of the knapsack).
+a budget goes along the lower convex hull of loss against cost (the Lagrangian of the knapsack).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Option:
     """For one example."""
     error: float
     """Relative squared error of the layer's response, 0 to 1."""
+    loss: float
+    """What it costs the model; comparable across layers."""
 
     def cost(self, kind: Kind) -> float:
         return self.params if kind == "params" else self.macs
@@ -102,11 +104,8 @@ def per_layer(options: Options, kind: Kind, ceiling: float) -> dict[str, Option]
     return at(low / steps)
 
 
-def globally(options: Options, kind: Kind, ceiling: float, weights: Mapping[str, float]) -> dict[str, Option]:
-    """The least weighted error in all with the costs together under ``ceiling``.
-
-    Args:
-        weights: what one unit of relative error in a layer costs the model.
+def globally(options: Options, kind: Kind, ceiling: float) -> dict[str, Option]:
+    """The least loss in all with the costs together under ``ceiling``.
 
     Raises:
         MethodError: the smallest options do not fit.
@@ -117,7 +116,7 @@ def globally(options: Options, kind: Kind, ceiling: float, weights: Mapping[str,
     _check(spent, ceiling, kind)
     steps = sorted(
         (
-            (weights[name] * (a.error - b.error) / (b.cost(kind) - a.cost(kind)), name, place + 1)
+            ((a.loss - b.loss) / (b.cost(kind) - a.cost(kind)), name, place + 1)
             for name, hull in hulls.items()
             for place, (a, b) in enumerate(pairwise(hull))
         ),
@@ -129,20 +128,18 @@ def globally(options: Options, kind: Kind, ceiling: float, weights: Mapping[str,
         if chosen[name] == place - 1 and spent + more <= ceiling:
             chosen[name], spent = place, spent + more
     found = {name: hull[chosen[name]] for name, hull in hulls.items()}
-    return _spend(options, kind, ceiling, weights, found)
+    return _spend(options, kind, ceiling, found)
 
 
-def _spend(
-    options: Options, kind: Kind, ceiling: float, weights: Mapping[str, float], found: dict[str, Option]
-) -> dict[str, Option]:
+def _spend(options: Options, kind: Kind, ceiling: float, found: dict[str, Option]) -> dict[str, Option]:
     """What the hull's corners left of the budget, where it still buys the most."""
     spent = sum(option.cost(kind) for option in found.values())
     while True:
         gains = [
-            (weights[name] * (now.error - o.error) / (o.cost(kind) - now.cost(kind)), name, o)
+            ((now.loss - o.loss) / (o.cost(kind) - now.cost(kind)), name, o)
             for name, now in found.items()
             for o in [*smaller(options[name], kind), whole(options[name])]
-            if o.error < now.error and now.cost(kind) < o.cost(kind) <= now.cost(kind) + ceiling - spent
+            if o.loss < now.loss and now.cost(kind) < o.cost(kind) <= now.cost(kind) + ceiling - spent
         ]
         if not gains:
             return found
@@ -152,10 +149,10 @@ def _spend(
 
 
 def _hull(options: Sequence[Option], kind: Kind) -> list[Option]:
-    """The options on the lower convex hull of error against cost, cheapest first."""
+    """The options on the lower convex hull of loss against cost, cheapest first."""
     hull: list[Option] = []
-    for option in sorted(options, key=lambda o: (o.cost(kind), o.error)):
-        if hull and option.error >= hull[-1].error:
+    for option in sorted(options, key=lambda o: (o.cost(kind), o.loss)):
+        if hull and option.loss >= hull[-1].loss:
             continue
         while len(hull) > 1 and _slope(hull[-2], option, kind) <= _slope(hull[-2], hull[-1], kind):
             hull.pop()
@@ -164,7 +161,7 @@ def _hull(options: Sequence[Option], kind: Kind) -> list[Option]:
 
 
 def _slope(left: Option, right: Option, kind: Kind) -> float:
-    return (right.error - left.error) / max(right.cost(kind) - left.cost(kind), 1e-12)
+    return (right.loss - left.loss) / max(right.cost(kind) - left.cost(kind), 1e-12)
 
 
 def _check(least: float, ceiling: float, kind: Kind) -> None:

@@ -37,6 +37,8 @@ class Seen:
     """[rows, o]"""
     entries: int = 0
     """Rows of an embedding's table; 0 for other layers."""
+    sensitivity: Tensor | None = None
+    """[o, o]: what an error of the response costs the model's answer, where that is known."""
 
     @cached_property
     def moments(self) -> Moments:
@@ -84,18 +86,20 @@ class Seen:
         return (0 if bias is None else bias) + (before - now) @ mean_input
 
 
-def seen_by(name: str, layer: nn.Module, x: Tensor, response: Response) -> Seen:
+def seen_by(
+    name: str, layer: nn.Module, x: Tensor, response: Response, sensitivity: Tensor | None = None
+) -> Seen:
     """The sampled rows of one layer. Raises MethodError where its inputs are not finite."""
     if isinstance(layer, nn.Embedding):
         features = x.reshape(-1)[response.rows.index.to(x.device)]
-        return Seen(features.cpu(), response.values, layer.num_embeddings)
+        return Seen(features.cpu(), response.values, layer.num_embeddings, sensitivity)
     features = inputs_of(layer, x, response.rows)[:, 0]
     if not torch.isfinite(features).all():
         raise MethodError(
             f"The inputs of layer '{name}' are not finite on the calibration examples",
             do="remove NaN and infinite values from them",
         )
-    return Seen(features, response.values)
+    return Seen(features, response.values, sensitivity=sensitivity)
 
 
 Build = Callable[[str, nn.Module, Seen], nn.Sequential]

@@ -180,13 +180,17 @@ class Places:
     """How many positions of one example a layer's kernel is applied at, and its strides."""
 
     outputs: float
-    stride: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    lookup: bool = False
+    """The first kernel is a table that is looked up, not multiplied."""
 
     def macs(self, form: Form | None, kernel: tuple[int, ...]) -> float:
         """Multiply-accumulates of one example."""
         if form is None:
-            return self.outputs * _numel(kernel)
+            return 0.0 if self.lookup else self.outputs * _numel(kernel)
         first, *rest = form.shapes(kernel)
+        if self.lookup:
+            return self.outputs * sum(_numel(shape) for shape in rest)
         sh, sw = self.stride
         # The first of two 1d kernels has not yet stepped along the other axis; a 1 × 1 before it along neither.
         wider = {"channel": 1, "spatial": sw, "tucker": sh * sw}[form.name]
@@ -197,8 +201,7 @@ def places(name: str, layer: Any, cost: Cost) -> Places:
     """From the model's own count of multiply-accumulates."""
     if isinstance(layer, nn.Embedding):
         shape = cost.layer(name).out_shape or (1, 1)
-        tokens = _numel(shape[:-1])
-        return Places(tokens, (1, 1))
+        return Places(_numel(shape[:-1]), lookup=True)
     weight = layer.weight.numel()
     stride = getattr(layer, "stride", (1, 1))
     return Places(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwplugin.factorize.base import FactorizeConfig, Method
 from lwplugin.factorize.forms import Factors, Form, FormName, joined
-from lwplugin.factorize.lowrank import Solver, balanced, regular, response_error, root, singular, tails
+from lwplugin.factorize.lowrank import Loss, Solver, balanced, loss, regular, root, singular, tails
 from lwplugin.factorize.sequence import RIDGE, Seen
 from lwplugin.factorize.sites import KINDS
 
@@ -54,21 +54,27 @@ def folded(kernel: Tensor, form: Form, left: Tensor, matrix: Tensor, strength: T
     return first.reshape(-1, i, kh, 1), mixed.reshape(o, kw, -1).transpose(1, 2)[:, :, None, :]
 
 
-def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: SvdConfig) -> list[float]:
+def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: SvdConfig) -> list[Loss]:
     """From the singular values; for the spatial form, whose metric is a mean over columns, by its own kernel."""
     name = offered[0].name
     matrix = unfolded(kernel, name)
     left, strength = singular(weighed(matrix, kernel, name, seen))
     if name == "channel":
-        left_over = tails(strength)
-        return [float(left_over[form.ranks[0]]) for form in offered]
-    covariance = None if seen is None else seen.inputs
+        at = tails(left, strength, None if seen is None else seen.sensitivity)
+        return [at[form.ranks[0]] for form in offered]
     found = []
     for form in offered:
         (r,) = form.ranks
         approximation = joined(form, folded(kernel, form, left[:, :r], matrix, strength[:r]))
-        found.append(response_error(kernel, approximation, covariance))
+        found.append(loss_of(kernel, approximation, seen))
     return found
+
+
+def loss_of(kernel: Tensor, approximation: Tensor, seen: Seen | None) -> Loss:
+    """What an approximation loses on what the layer saw, or of the weights alone."""
+    if seen is None:
+        return loss(kernel, approximation, None, None)
+    return loss(kernel, approximation, seen.inputs, seen.sensitivity)
 
 
 def unfolded(kernel: Tensor, name: FormName) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lwplugin.errors import MissingExtraError
 from lwplugin.factorize.base import FactorizeConfig, Method
 from lwplugin.factorize.forms import Factors, Form, FormName, joined
-from lwplugin.factorize.lowrank import regular, response_error, root, singular
+from lwplugin.factorize.lowrank import Loss, regular, root, singular
 from lwplugin.factorize.sequence import RIDGE, Seen
+from lwplugin.factorize.svd import loss_of
 
 
 class TuckerConfig(FactorizeConfig):
@@ -41,19 +42,18 @@ def split(kernel: Tensor, form: Form, seen: Seen | None, config: TuckerConfig) -
     return _undo(scale, inner).T[:, :, None, None], core, outer[:, :, None, None]
 
 
-def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: TuckerConfig) -> list[float]:
+def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: TuckerConfig) -> list[Loss]:
     """Of the truncated higher-order SVD, which the alternating fit starts from and improves on."""
     scale = _scale(kernel, seen)
     weighted = _scaled(kernel, scale)
     outer, _ = singular(weighted.flatten(1))
     inner, _ = singular(weighted.transpose(0, 1).flatten(1))
-    covariance = None if seen is None else seen.inputs
     found = []
     for form in offered:
         a, b = inner[:, : form.ranks[0]], outer[:, : form.ranks[1]]
         core = torch.einsum("oihw,ia,ob->bahw", weighted, a, b)
         factors = (_undo(scale, a).T[:, :, None, None], core, b[:, :, None, None])
-        found.append(response_error(kernel, joined(form, factors), covariance))
+        found.append(loss_of(kernel, joined(form, factors), seen))
     return found
 
 

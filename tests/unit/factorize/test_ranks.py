@@ -12,40 +12,42 @@ from lwplugin.factorize.forms import Form
 from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer
 
 
-def layer(seed: int, ranks: int = 6) -> list[Option]:
+def layer(seed: int, ranks: int = 6, weight: float = 1.0) -> list[Option]:
     """A whole layer of cost 10 × ranks, and products whose error falls with the rank."""
     rng = np.random.default_rng(seed)
     strengths = np.sort(rng.random(ranks) ** 3)[::-1]
     left = 1 - np.cumsum(strengths) / strengths.sum()
-    products = [Option(Form("channel", (r + 1,)), 12 * (r + 1), 24 * (r + 1), left[r]) for r in range(ranks)]
-    return [Option(None, 10 * ranks, 20 * ranks, 0.0), *products]
+    products = [
+        Option(Form("channel", (r + 1,)), 12 * (r + 1), 24 * (r + 1), left[r], weight * left[r])
+        for r in range(ranks)
+    ]
+    return [Option(None, 10 * ranks, 20 * ranks, 0.0, 0.0), *products]
 
 
-OPTIONS = {name: layer(seed) for seed, name in enumerate("abc")}
-WEIGHTS = {"a": 1.0, "b": 3.0, "c": 0.5}
+OPTIONS = {"a": layer(0), "b": layer(1, weight=3.0), "c": layer(2, weight=0.5)}
 
 
 @pytest.mark.parametrize("ceiling", [60.0, 90.0, 120.0, 150.0])
 def test_the_global_choice_is_near_the_best_of_all_combinations(ceiling: float) -> None:
     def loss(chosen: dict[str, Option]) -> float:
-        return sum(WEIGHTS[name] * option.error for name, option in chosen.items())
+        return sum(option.loss for option in chosen.values())
 
     everything = (dict(zip(OPTIONS, combination, strict=True)) for combination in product(*OPTIONS.values()))
     fitting = [c for c in everything if sum(o.params for o in c.values()) <= ceiling]
-    found = globally(OPTIONS, "params", ceiling, WEIGHTS)
+    found = globally(OPTIONS, "params", ceiling)
     assert sum(option.params for option in found.values()) <= ceiling
     assert loss(found) <= 1.1 * min(map(loss, fitting)) + 0.02
 
 
 def test_what_matters_more_keeps_more() -> None:
-    options = {"a": layer(0), "b": layer(0)}
-    found = globally(options, "params", 80.0, {"a": 1.0, "b": 20.0})
+    options = {"a": layer(0), "b": layer(0, weight=20.0)}
+    found = globally(options, "params", 80.0)
     assert found["b"].params > found["a"].params
 
 
 def test_products_that_are_not_smaller_are_never_chosen() -> None:
     for chosen in (
-        globally(OPTIONS, "params", 1e9, WEIGHTS),
+        globally(OPTIONS, "params", 1e9),
         per_layer(OPTIONS, "macs", 1e9),
         by_rank(OPTIONS, 6),
     ):
@@ -65,7 +67,7 @@ def test_fixed_rank_and_kept_energy() -> None:
         assert all(o.error > 0.2 for o in cheaper)
 
 
-@pytest.mark.parametrize("choose", [lambda: globally(OPTIONS, "params", 30.0, WEIGHTS),
+@pytest.mark.parametrize("choose", [lambda: globally(OPTIONS, "params", 30.0),
                                     lambda: per_layer(OPTIONS, "params", 30.0)])  # fmt: skip
 def test_a_budget_below_the_floor_says_what_is_left(choose: object) -> None:
     with pytest.raises(MethodError, match="at its floor, 30 are left"):
