@@ -21,6 +21,7 @@ from lwplugin.factorize.explain import explain
 from lwplugin.factorize.forms import Factors, Form, FormName, built, joined, kernel_of
 from lwplugin.factorize.lowrank import Loss
 from lwplugin.factorize.ranks import Kind, Option
+from lwplugin.factorize.sensitivity import sensitivities
 from lwplugin.factorize.sequence import Seen, in_order
 from lwplugin.factorize.sites import Sites, find_sites, put
 from lwplugin.model.cost import Cost, cost
@@ -70,6 +71,9 @@ class FactorizeConfig(FinetuneOptions):
     )
     data_aware: bool = Field(
         True, description="Low rank in the metric of the layer's inputs, not of its weights alone."
+    )
+    answer_aware: bool = Field(
+        True, description="With data_aware: weigh a layer's errors by what they cost the answer; no labels."
     )
     repair: bool = Field(
         True, description="Solve in network order against the parent's responses; closed form, no labels."
@@ -137,7 +141,8 @@ def run(
     looks = config.repair or config.data_aware or method.needs_data
     inputs = repair_inputs(parent, data, config.repair_examples) if looks else None
     responses = _responses(parent, inputs, sites, config, progress)
-    options, chosen = choose(method, parent, sites, before, inputs, responses, data, config, progress)
+    matters = _sensitivities(parent, inputs, sites, data, config, progress)
+    options, chosen = choose(method, parent, sites, before, inputs, responses, matters, config, progress)
     made = {name: option.form for name, option in chosen.items() if option.form is not None}
     if not made:
         raise MethodError(
@@ -147,7 +152,7 @@ def run(
             do="keep less (a smaller params or macs fraction, rank or energy), or use prune or quantize",
         )
     module = model.copy_module().eval()
-    repairs = apply(method, module, made, inputs, responses, config, progress)
+    repairs = apply(method, module, made, inputs, responses, matters, config, progress)
     trained = finetune(
         module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress
     )
@@ -200,12 +205,26 @@ def _responses(
     return parent_responses(parent, inputs, list(names), rows_per_input=ROWS_PER_INPUT, seed=config.seed)
 
 
+def _sensitivities(
+    parent: nn.Module,
+    inputs: Inputs | None,
+    sites: Sites,
+    data: Data,
+    config: FactorizeConfig,
+    progress: Progress,
+) -> Mapping[str, Tensor]:
+    if inputs is None or not (config.data_aware and config.answer_aware):
+        return {}
+    return sensitivities(parent, inputs, sites.names, data.task, seed=config.seed, progress=progress)
+
+
 def apply(
     method: Method,
     module: nn.Module,
     made: Mapping[str, Form],
     inputs: Inputs | None,
     responses: Mapping[str, Response],
+    matters: Mapping[str, Tensor],
     config: FactorizeConfig,
     progress: Progress,
 ) -> list[LayerRepair]:
@@ -228,7 +247,9 @@ def apply(
         return []
     wanted = responses if config.repair else {name: responses[name] for name in made}
     with torch.no_grad():
-        return in_order(module, inputs, wanted, build, set(made), repair=config.repair, progress=progress)
+        return in_order(
+            module, inputs, wanted, matters, build, set(made), repair=config.repair, progress=progress
+        )
 
 
 def _totals(before: Cost, after: Cost) -> dict[str, float]:

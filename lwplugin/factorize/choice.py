@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lwplugin.data.batch import Inputs, call
 from lwplugin.factorize.forms import kernel_of
 from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer, whole
-from lwplugin.factorize.sensitivity import sensitivities
 from lwplugin.factorize.sequence import Seen, seen_by
 from lwplugin.factorize.sites import Sites, ladder, places
 from lwplugin.model.cost import Cost
@@ -20,7 +19,6 @@ from lwplugin.moments.repair import Response
 from lwplugin.progress import Progress
 
 if TYPE_CHECKING:
-    from lwplugin.data import Data
     from lwplugin.factorize.base import FactorizeConfig, Method
 
 Layers = dict[str, list[Option]]
@@ -33,7 +31,7 @@ def choose(
     before: Cost,
     inputs: Inputs | None,
     responses: Mapping[str, Response],
-    data: Data,
+    matters: Mapping[str, Tensor],
     config: FactorizeConfig,
     progress: Progress,
 ) -> tuple[Layers, dict[str, Option]]:
@@ -43,9 +41,6 @@ def choose(
         MethodError: the budget cannot be met.
     """
     options: Layers = {}
-    matters: Mapping[str, Tensor] = {}
-    if inputs is not None and config.data_aware and config.kind and config.ranking == "global":
-        matters = sensitivities(parent, inputs, sites.names, data.task, seed=config.seed, progress=progress)
 
     def weigh(name: str, seen: Seen | None) -> None:
         layer = parent.get_submodule(name)

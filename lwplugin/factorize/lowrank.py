@@ -1,7 +1,8 @@
 """Low rank in the metric that matters: truncated factors of a kernel, exact or randomized.
 
 For a layer y = Wx with inputs of covariance C, the best product of rank r in E|Wx − W'x|² projects the responses on the
-leading left singular vectors U of W C^½: W' = U (UᵀW). With C = I this is the truncated SVD of the weights.
+leading left singular vectors U of W C^½: W' = U (UᵀW). With C = I this is the truncated SVD of the weights. Where an
+error e of a response costs eᵀGe with G = HᵀH, they are those of H W C^½, and W' = H⁻¹U (UᵀHW).
 """
 
 from __future__ import annotations
@@ -72,12 +73,15 @@ class Loss(NamedTuple):
 
 
 def tails(directions: Tensor, strengths: Tensor, sensitivity: Tensor | None) -> list[Loss]:
-    """Losses at every rank 0…n, for orthonormal directions [o, n] of the response and their strengths [n].
+    """Losses at every rank 0…n, for directions [o, n] of the response whose coefficients are uncorrelated.
+
+    ``strengths`` [n]: standard deviations of the coefficients.
 
     ``sensitivity`` [o, o]: G, see ``sensitivity.py``.
     """
     energy = strengths.square()
-    response = _left_over(energy) / energy.sum().clamp_min(1e-300)
+    response = _left_over(energy * directions.square().sum(0))
+    response = response / response[0].clamp_min(1e-300)
     answer = response
     if sensitivity is not None:
         answer = _left_over(energy * ((sensitivity @ directions) * directions).sum(0).clamp_min(0))

@@ -47,7 +47,7 @@ def split(kernel: Tensor, form: Form, seen: Seen | None, config: PcaConfig) -> F
     """The leading components of the wanted responses, and the kernel projected on them."""
     assert seen is not None
     components, strength = _components(seen, config, form.ranks[0])
-    return folded(kernel, form, components, kernel.flatten(1), strength)
+    return folded(kernel, form, components, components.T @ kernel.flatten(1), strength)
 
 
 def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: PcaConfig) -> list[Loss]:

@@ -28,21 +28,22 @@ def sensitivities(
     task: Task,
     *,
     progress: Progress,
-    probes: int = 4,
+    examples: int = 256,
+    probes: int = 2,
     batch_size: int = 64,
     seed: int = 0,
 ) -> Mapping[str, Tensor]:
     """Layer → G, [o, o], float64, summed over the positions of one example.
 
-    Layers that the answer does not depend on are not in it.
+    Layers that the answer does not depend on are not in it; none are where it has no gradients at all.
     """
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Tensor] = {}
-    total = count(inputs)
+    total = min(count(inputs), examples)
     for start in range(0, total, batch_size):
-        part = map_inputs(inputs, lambda t, s=start: t[s : s + batch_size])
+        part = map_inputs(inputs, lambda t, s=start: t[s : min(s + batch_size, total)])
         responses: dict[str, Tensor] = {}
 
         def keep(name: str, args: Any, output: Tensor, into: dict[str, Tensor] = responses) -> None:
@@ -50,6 +51,8 @@ def sensitivities(
 
         with torch.enable_grad(), watching(module, names, keep):
             answer = task.outputs(call(module, part))
+        if not answer.requires_grad:
+            return {}
         valid = attention_mask(part)
         reached = [name for name in names if responses[name].requires_grad]
         for probe in range(probes):

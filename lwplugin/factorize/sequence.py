@@ -110,6 +110,7 @@ def in_order(
     module: nn.Module,
     inputs: Inputs,
     responses: Mapping[str, Response],
+    matters: Mapping[str, Tensor],
     build: Build,
     sites: set[str],
     *,
@@ -140,7 +141,9 @@ def in_order(
         def hook(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             (x,) = args or kwargs.values()
             response = responses[name]
-            product = products[name] = build(name, layer, seen_by(name, layer, x, response))
+            product = products[name] = build(
+                name, layer, seen_by(name, layer, x, response, matters.get(name))
+            )
             progress("factorize", len(products), len(sites))
             if not repair:
                 return None

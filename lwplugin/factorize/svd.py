@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from lwplugin.factorize.forms import Factors, Form, FormName, joined
 from lwplugin.factorize.lowrank import Loss, Solver, balanced, loss, regular, root, singular, tails
 from lwplugin.factorize.sequence import RIDGE, Seen
 from lwplugin.factorize.sites import KINDS
+
+OUTER_RIDGE = 0.05
+"""Of the mean sensitivity: gradients are to first order and few, so that no direction counts as nothing."""
 
 
 class SvdConfig(FactorizeConfig):
@@ -36,19 +40,15 @@ def forms(layer: nn.Module, config: SvdConfig) -> Sequence[FormName] | str:
 
 
 def split(kernel: Tensor, form: Form, seen: Seen | None, config: SvdConfig) -> Factors:
-    """Factors of rank r: the leading directions U of the responses, and Uᵀ times the kernel."""
+    """Factors of rank r: the leading directions of the responses, and the kernel projected on them."""
     (r,) = form.ranks
-    matrix = unfolded(kernel, form.name)
-    left, strength = singular(
-        weighed(matrix, kernel, form.name, seen), r, solver=config.solver, seed=config.seed
-    )
-    return folded(kernel, form, left, matrix, strength)
+    return folded(kernel, form, *_leading(kernel, form.name, seen, r, config))
 
 
-def folded(kernel: Tensor, form: Form, left: Tensor, matrix: Tensor, strength: Tensor) -> Factors:
-    """The kernels of left (leftᵀ matrix), for orthonormal columns ``left`` [rows, r]."""
+def folded(kernel: Tensor, form: Form, left: Tensor, right: Tensor, strength: Tensor) -> Factors:
+    """Kernels of the product of ``left`` [rows, r] and ``right`` [r, columns] of the unfolded kernel."""
     o, i, kh, kw = kernel.shape
-    mixed, first = balanced(left, left.T @ matrix, strength)
+    mixed, first = balanced(left, right, strength)
     if form.name == "channel":
         return first.reshape(-1, i, kh, kw), mixed[:, :, None, None]
     return first.reshape(-1, i, kh, 1), mixed.reshape(o, kw, -1).transpose(1, 2)[:, :, None, :]
@@ -57,17 +57,33 @@ def folded(kernel: Tensor, form: Form, left: Tensor, matrix: Tensor, strength: T
 def errors(kernel: Tensor, offered: Sequence[Form], seen: Seen | None, config: SvdConfig) -> list[Loss]:
     """From the singular values; for the spatial form, whose metric is a mean over columns, by its own kernel."""
     name = offered[0].name
-    matrix = unfolded(kernel, name)
-    left, strength = singular(weighed(matrix, kernel, name, seen))
+    left, right, strength = _leading(kernel, name, seen, None, config)
     if name == "channel":
         at = tails(left, strength, None if seen is None else seen.sensitivity)
         return [at[form.ranks[0]] for form in offered]
     found = []
     for form in offered:
         (r,) = form.ranks
-        approximation = joined(form, folded(kernel, form, left[:, :r], matrix, strength[:r]))
-        found.append(loss_of(kernel, approximation, seen))
+        factors = folded(kernel, form, left[:, :r], right[:r], strength[:r])
+        found.append(loss_of(kernel, joined(form, factors), seen))
     return found
+
+
+def _leading(
+    kernel: Tensor, name: FormName, seen: Seen | None, rank: int | None, config: SvdConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Left and right factor of the unfolded kernel and the strength of each rank, in the metrics of what was seen."""
+    matrix = unfolded(kernel, name)
+    weighted, outer = weighed(matrix, kernel, name, seen), None
+    if seen is not None and seen.sensitivity is not None:
+        outer = root(regular(seen.sensitivity, OUTER_RIDGE)).T
+        if name == "spatial":
+            outer = torch.kron(outer, torch.eye(kernel.shape[3], dtype=outer.dtype))
+        weighted = outer @ weighted
+    left, strength = singular(weighted, rank, solver=config.solver, seed=config.seed)
+    if outer is None:
+        return left, left.T @ matrix, strength
+    return torch.linalg.solve(outer, left), left.T @ (outer @ matrix), strength
 
 
 def loss_of(kernel: Tensor, approximation: Tensor, seen: Seen | None) -> Loss:
