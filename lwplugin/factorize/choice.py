@@ -71,7 +71,9 @@ def _options(
     found = [Option(None, kernel.numel() + constants, at.macs(None, shape), 0.0, 0.0)]
     constants = shape[0] if seen is not None else constants
     used = seen if config.data_aware or method.needs_data else None
-    for form_name in method.forms(layer, config):
+    form_names = method.forms(layer, config)
+    assert not isinstance(form_names, str), "layers without a form were left out before"
+    for form_name in form_names:
         forms = ladder(shape, form_name, config.round_to, config.rank)
         sized = [
             (form, float(sum(torch.Size(s).numel() for s in form.shapes(shape)) + constants))

@@ -7,6 +7,7 @@ G = E[JᵀJ], J = ∂f/∂y, summed over the answer's numbers by random projecti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +44,8 @@ def sensitivities(
     sums: dict[str, Tensor] = {}
     total = min(count(inputs), examples)
     for start in range(0, total, batch_size):
-        part = map_inputs(inputs, lambda t, s=start: t[s : min(s + batch_size, total)])
+        stop = min(start + batch_size, total)
+        part = map_inputs(inputs, partial(_between, start, stop))
         responses: dict[str, Tensor] = {}
 
         def keep(name: str, args: Any, output: Tensor, into: dict[str, Tensor] = responses) -> None:
@@ -68,8 +70,12 @@ def sensitivities(
                     continue
                 flat = _rows(module.get_submodule(name), gradient, valid).float()
                 sums[name] = sums.get(name, 0) + (flat.T @ flat).double().cpu()
-        progress("sensitivity", min(start + batch_size, total), total)
+        progress("sensitivity", stop, total)
     return {name: total_of / (total * probes) for name, total_of in sums.items()}
+
+
+def _between(start: int, stop: int, tensor: Tensor) -> Tensor:
+    return tensor[start:stop]
 
 
 def _rows(layer: nn.Module, gradient: Tensor, valid: Tensor | None) -> Tensor:
