@@ -33,7 +33,7 @@ from lwplugin.training import TrainConfig, train  # noqa: E402
 from lwplugin.training.finetune import parent_loss  # noqa: E402
 from lwplugin.training.recalibrate import recalibrate_batchnorm  # noqa: E402
 
-OURS = ("reconstruct", "taylor", "magnitude")
+OURS = ("reconstruct", "taylor", "magnitude", "activation", "attention", "layer", "hybrid")
 THEIRS = ("GroupTaylorImportance", "GroupMagnitudeImportance", "BNScaleImportance", "RandomImportance")
 
 

@@ -8,7 +8,7 @@ descent is the importance of the units; all else is shared. No labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,7 @@ from lwplugin.prune.sensitivity import LOGITS, only_trainable
 from lwplugin.training.finetune import imitation
 
 if TYPE_CHECKING:
-    from lwplugin.data import Data, Task
+    from lwplugin.data import Data, Split, Task
 
 
 class AdversarialConfig(PruneConfig):
@@ -130,7 +130,7 @@ def _masked(module: nn.Module, graph: Graph, masks: Tensor) -> Callable[..., obj
             if name not in states:
                 continue
             owner = torch.from_numpy(group.owners[name, axis])
-            weight = changed.get(name, states[name])
+            weight: Tensor = changed[name] if name in changed else states[name]
             factors = torch.where(owner >= 0, mask[owner.clamp_min(0)], 1.0).to(weight)
             shape = [1] * weight.ndim
             shape[axis] = -1
@@ -160,10 +160,10 @@ def _mask_budget(graph: Graph, config: AdversarialConfig) -> float:
     return 0.0
 
 
-def _forever(split: object, config: AdversarialConfig):  # type: ignore[no-untyped-def]
+def _forever(split: Split, config: AdversarialConfig) -> Iterator[Batch]:
     epoch = 0
     while True:
-        yield from split.batches(config.mask_batch_size, seed=config.seed + epoch)  # type: ignore[attr-defined]
+        yield from split.batches(config.mask_batch_size, seed=config.seed + epoch)
         epoch += 1
 
 

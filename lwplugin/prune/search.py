@@ -116,13 +116,15 @@ class _Population:
             return np.zeros(groups)
         rng = np.random.default_rng([config.seed, self.evaluated])
         if self.evaluated < config.population:
-            return rng.normal(0, config.spread, groups)
+            drawn: np.ndarray = config.spread * rng.standard_normal(groups)
+            return drawn
         elite = np.argsort(self.scores, kind="stable")[: config.population]
         mother, father = (self.factors[min(rng.choice(elite, 2), key=lambda i: self.scores[i])] for _ in "ab")
         child = np.where(rng.random(groups) < 0.5, mother, father)
         changed = rng.random(groups) < max(0.2, 1 / groups)
         changed[rng.integers(groups)] = True
-        return np.where(changed, child + rng.normal(0, config.spread / 2, groups), child)
+        bred: np.ndarray = np.where(changed, child + rng.normal(0, config.spread / 2, groups), child)
+        return bred
 
     def add(self, factors: np.ndarray, score: float) -> None:
         self.factors = np.concatenate([self.factors, factors[None]])
