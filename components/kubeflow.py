@@ -112,6 +112,7 @@ def factorize(
 @component
 def distill(
     bundle: dsl.Input[dsl.Model],
+    teacher: dsl.Input[dsl.Model],
     light: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     data: dict,
@@ -119,10 +120,11 @@ def distill(
     method: str = "",
     options: dict = {},  # noqa: B006
 ) -> None:
-    """Train towards the parent's answers.
+    """Train a student towards a teacher's answers.
 
     Args:
-        bundle: The result of pull or of a compression step.
+        bundle: The student: the result of pull or of a compression step.
+        teacher: pull's result, or another bundle with the same answers' shape.
         data: A recipe's data block, as in `{"source": "digits"}`.
         task: A recipe's task.
         method: One of `lwplugin methods distill`; default: the family's own.
@@ -135,7 +137,7 @@ def distill(
     from lwplugin.components.kubeflow_task import run_task
 
     config = {"method": method, "options": options, "data": data, "task": task}
-    run_task("distill", config, {"bundle": bundle}, light, metrics)
+    run_task("distill", config, {"bundle": bundle, "teacher": teacher}, light, metrics)
 
 
 @component

@@ -12,6 +12,7 @@ from lwplugin.components.kubeflow_task import RESULT
 
 INPUTS = {
     "bundle": "the result of pull or of a compression step",
+    "teacher": "pull's result: the registered version as it is",
     "light": "the last compression step's result",
     "parent": "pull's result",
     "export": "the light model's export",

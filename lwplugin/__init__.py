@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lwplugin import data
+    from lwplugin.distill import distill
     from lwplugin.export import export
     from lwplugin.factorize import factorize
     from lwplugin.gate import gate
@@ -31,6 +32,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "data",
+    "distill",
     "errors",
     "export",
     "factorize",
@@ -52,7 +54,7 @@ _FROM = {
     "load_recipe": "lwplugin.recipe",
 }
 # A function and the folder it lives in share these names.
-_CALLABLE = {"prune", "factorize", "quantize", "export", "measure", "gate"}
+_CALLABLE = {"prune", "factorize", "distill", "quantize", "export", "measure", "gate"}
 
 
 class _CallableModule(ModuleType):

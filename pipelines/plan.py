@@ -12,6 +12,9 @@ from typing import Any
 from lwplugin.recipe import Recipe, Target
 from lwplugin.registry import Resolved
 
+# Which earlier step a student learns from: always the registered version itself.
+_TEACHER = {"distill": {"teacher": "pull"}}
+
 
 @dataclass(frozen=True)
 class PlannedStep:
@@ -100,7 +103,7 @@ def _compress(recipe: Recipe, shared: dict[str, Any]) -> list[PlannedStep]:
             id=line.family if times == 1 else f"{line.family}-{times}",
             step=line.family,
             config={"method": complete.method, "options": complete.options, **shared},
-            inputs={"bundle": before},
+            inputs={"bundle": before, **_TEACHER.get(line.family, {})},
         )
         steps.append(step)
         before = step.id

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
+from lwplugin.training.finetune import LOGITS as LOGITS
 
 if TYPE_CHECKING:
     from lwplugin.data import Task
-
-LOGITS = frozenset({"classification", "token_classification"})
-"""Tasks whose outputs are classes' logits, in the last dimension."""
 
 
 def gate_loss(module: nn.Module, batch: Batch, task: Task, generator: torch.Generator) -> Tensor:

@@ -32,10 +32,14 @@ def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | 
     return float(data.task.agreement(new, old).mean())
 
 
-def collapsed(what: str, agreement: float) -> MethodError:
+def collapsed(
+    what: str,
+    agreement: float,
+    do: str = "keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+) -> MethodError:
     """The error of a model that no longer answers as its parent does; ``what`` begins its sentence."""
     return MethodError(
         f"{what} collapsed the model",
         got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
-        do="keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+        do=do,
     )

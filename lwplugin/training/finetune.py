@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from lwplugin.data import Data, Task
 
 
+LOGITS = frozenset({"classification", "token_classification"})
+"""Tasks whose outputs are logits of classes."""
+
+
 class FinetuneOptions(BaseModel):
     """How a compressed model is trained on; no training by default."""
 
@@ -72,7 +76,7 @@ def finetune(
         if options.finetune_target == "labels"
         else parent_loss(parent, data.task, options.finetune_target)
     )
-    with _holding(module, hold):
+    with holding(module, hold):
         result = train(
             module, data, config=config, loss=loss, checkpoint=checkpoint, progress=progress, label=label
         )
@@ -81,7 +85,8 @@ def finetune(
 
 
 @contextmanager
-def _holding(module: nn.Module, hold: Callable[[nn.Module], None] | None) -> Iterator[None]:
+def holding(module: nn.Module, hold: Callable[[nn.Module], None] | None) -> Iterator[None]:
+    """Calls ``hold`` before every forward pass of ``module`` and at the end; None holds nothing."""
     if hold is None:
         yield
         return
@@ -103,7 +108,7 @@ def parent_loss(
         outputs = task.outputs(call(module, batch.inputs))
         with torch.no_grad():
             wanted = task.outputs(call(parent, batch.inputs))
-        followed = imitation(outputs, wanted, logits=task.name in {"classification", "token_classification"})
+        followed = imitation(outputs, wanted, logits=task.name in LOGITS)
         if target == "parent" or batch.targets is None:
             return followed
         return 0.5 * (followed + task.loss(outputs, batch.targets))

@@ -19,6 +19,7 @@ from torch import nn
 
 import lwplugin
 from lwplugin.data import Data, evaluate, load
+from lwplugin.distill import METHODS as DISTILL
 from lwplugin.errors import MethodError, RecipeError
 from lwplugin.factorize import METHODS as FACTORIZE
 from lwplugin.model.bundle import LightModel
@@ -62,6 +63,8 @@ ROWS = [
     Row("factorize", "svd", {"params": 0.5}),
     Row("factorize", "pca", {"params": 0.5}),
     Row("factorize", "tucker", {"params": 0.5}),
+    Row("distill", "soft", {"epochs": 2}),
+    Row("distill", "hard", {"epochs": 2}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
     Row("quantize", "binary", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
@@ -105,8 +108,9 @@ def model(row: Row) -> LightModel:
 
 
 def run(row: Row, model: LightModel | nn.Module, data: Data, **more: Any) -> LightModel:
+    teacher = {"teacher": model} if row.family == "distill" else {}
     light: LightModel = getattr(lwplugin, row.family)(
-        model, data, method=row.method, **{**row.options, **more}
+        model, data, method=row.method, **{**row.options, **teacher, **more}
     )
     return light
 
@@ -119,7 +123,7 @@ def digest(module: nn.Module) -> str:
 
 
 def test_every_method_has_a_row() -> None:
-    families = {"prune": PRUNE, "factorize": FACTORIZE, "quantize": QUANTIZE}
+    families = {"prune": PRUNE, "factorize": FACTORIZE, "distill": DISTILL, "quantize": QUANTIZE}
     assert {(r.family, r.method) for r in ROWS} == {
         (f, m) for f, methods in families.items() for m in methods
     }
@@ -205,7 +209,8 @@ def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
     row: Row, model: LightModel, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lwplugin.training.loop._Run._due", lambda self: self.checkpoint is not None)
-    whole = run(row, model, data, finetune_epochs=3)
+    longer = {"epochs" if row.family == "distill" else "finetune_epochs": 3}
+    whole = run(row, model, data, **longer)
 
     class StopError(Exception):
         pass
@@ -215,8 +220,8 @@ def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
             raise StopError
 
     with pytest.raises(StopError):
-        run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state", progress=interrupt)
+        run(row, model, data, **longer, checkpoint=tmp_path / "state", progress=interrupt)
     assert list(tmp_path.glob("state*"))
-    resumed = run(row, model, data, finetune_epochs=3, checkpoint=tmp_path / "state")
+    resumed = run(row, model, data, **longer, checkpoint=tmp_path / "state")
     assert digest(resumed.module) == digest(whole.module)
     assert copy.copy(resumed.history[-1].metrics) == whole.history[-1].metrics

@@ -68,6 +68,14 @@ def test_targets_share_the_parents_export() -> None:
     assert steps["measure-server"].config["threads"] == 2
 
 
+def test_a_student_learns_from_the_registered_version_whatever_was_done_before() -> None:
+    steps = steps_of(
+        make_plan(recipe(compress=[{"prune": {"macs": 0.5}}, {"distill": {"epochs": 2}}]), PARENT)
+    )
+    assert steps["distill"].inputs == {"bundle": "prune", "teacher": "pull"}
+    assert steps["export-edge-cpu"].inputs == {"bundle": "distill"}
+
+
 def test_compression_is_a_chain_and_a_family_may_come_twice() -> None:
     steps = steps_of(make_plan(recipe(compress=[{"quantize": {}}, {"quantize": {"skip": ["a"]}}]), PARENT))
     assert steps["quantize"].inputs == {"bundle": "pull"}
