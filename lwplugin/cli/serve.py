@@ -33,6 +33,7 @@ store), each also from the file that …_FILE names.
               help="Deliveries that may wait; beyond, senders are told to come again.")  # fmt: skip
 @click.option("--reconcile-once", is_flag=True, help="Queue what was missed, run nothing, and end.")
 @click.option("--retry", type=int, metavar="JOB", help="Queue a job that has ended once more, and end.")
+@click.option("--new-token", metavar="NAME", help="Show a new token for the fleet page once, and end.")
 @click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
 @json_option
 def serve_command(
@@ -46,6 +47,7 @@ def serve_command(
     max_open: int,
     reconcile_once: bool,
     retry: int | None,
+    new_token: str | None,
     tracking_uri: str | None,
     as_json: bool,
 ) -> int:
@@ -62,6 +64,7 @@ def serve_command(
         from lwplugin.serve.database import open_database
         from lwplugin.serve.dispatch import reconcile
         from lwplugin.serve.log import log_to_stderr
+        from lwplugin.serve.pages.access import add_token
         from lwplugin.serve.queue import again
         from lwplugin.serve.rules import RuleBook
         from lwplugin.serve.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
@@ -77,6 +80,13 @@ def serve_command(
                 )
             return 0
         book = RuleBook(rules)
+        if new_token is not None:
+            if book.tokens_file is None:
+                raise LwpluginError(
+                    f"{rules} names no tokens file", do="add a line such as `tokens_file: tokens.txt` to it"
+                )
+            click.echo(add_token(book.tokens_file, new_token))
+            return 0
         log_to_stderr()
         if reconcile_once:
             done = reconcile(engine, book, tracking_uri=tracking_uri)

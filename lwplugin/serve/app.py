@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from lwplugin.registry import decision_log
+from lwplugin.registry.connect import redact
+from lwplugin.serve import queue
 from lwplugin.serve.intake import Intake
+from lwplugin.serve.pages.access import Tokens
+from lwplugin.serve.pages.decisions import DecisionLogs
+from lwplugin.serve.pages.site import Site, Source
 from lwplugin.serve.service import Service
 
 WEBHOOK_PATH = "/webhooks/mlflow"
@@ -27,6 +36,8 @@ def create_app(service: Service, *, secrets: tuple[str, ...], window_s: float = 
         counted=lambda outcome: service.metrics.deliveries.labels(outcome).inc(),
         window_s=window_s,
     )
+
+    logs = DecisionLogs(partial(decision_log, tracking_uri=service.tracking_uri))
 
     async def receive(request: Request) -> Response:
         return await intake(request)
@@ -49,11 +60,32 @@ def create_app(service: Service, *, secrets: tuple[str, ...], window_s: float = 
             yield
         finally:
             await asyncio.to_thread(service.stop)
+            logs.close()
 
     routes = [
         Route(WEBHOOK_PATH, receive, methods=["POST"]),
         Route("/healthz", health),
         Route("/readyz", ready),
         Route("/metrics", metrics),
+        *_site(service, logs).routes(),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _site(service: Service, logs: DecisionLogs) -> Site:
+    """Raises LwpluginError where a tokens file is named and cannot be used."""
+    file = service.book.tokens_file
+    source = Source(
+        fleet=lambda: service.fleet,
+        jobs=partial(queue.latest_jobs, service.engine),
+        job_counts=partial(queue.job_counts, service.engine),
+        decisions=logs,
+    )
+    tokens = Tokens(file) if file is not None else None
+    return Site(source, tokens=tokens, mlflow=service.book.rules.mlflow or _browsable(service.tracking_uri))
+
+
+def _browsable(tracking_uri: str | None) -> str | None:
+    """The tracking address where a browser could open it, without credentials."""
+    address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    return redact(address) if urlsplit(address).scheme in ("http", "https") else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import Engine
 
+from lwplugin.policy import FleetPolicy
 from lwplugin.serve.queue import backlog, job_counts
 
 STATES = ("queued", "running", "pass", "fail", "inconclusive", "error")
@@ -47,10 +50,17 @@ class Metrics:
         )
         self.violations = Gauge(
             "lwplugin_policy_violations",
-            "Findings against the policy.",
-            ["rule", "severity"],
+            "Checks of the policy that did not pass and are not waived.",
+            ["rule", "severity", "status"],
             registry=self._registry,
         )
+
+    def violated(self, policy: FleetPolicy, counts: Mapping[tuple[str, str, str], int]) -> None:
+        """(rule, severity, status) → checks; what is absent is set to none, so that an alert ends."""
+        for rule in policy.rules:
+            for status in ("fail", "inconclusive"):
+                labels = (rule.name, rule.severity, status)
+                self.violations.labels(*labels).set(counts.get(labels, 0))
 
     def text(self, engine: Engine) -> bytes:
         """The exposition format."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lwplugin.policy.document import Patterns, matches
+from lwplugin.policy.document import FleetPolicy, Patterns, load_policy, matches
 from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.registry import Listed
 from lwplugin.yaml_document import load_document
@@ -68,6 +68,14 @@ class Rules(_Block):
     policy: Path | None = Field(
         None, description="a policy file, relative to this one: budgets on the fleet page"
     )
+    tokens_file: Path | None = Field(
+        None, description="digests of tokens that open the fleet page, relative to this one; none: it is open"
+    )
+    mlflow: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="MLflow's address as browsers reach it, for links; default: the tracking address",
+    )
     command: tuple[str, ...] = Field(
         (), description="a program to call instead of `lwplugin`, with the arguments of `lwplugin run`"
     )
@@ -81,21 +89,24 @@ class Rules(_Block):
 
 
 class RuleBook:
-    """The rules with their recipes read, so that a wrong one stops the start and not the first event."""
+    """The rules with their recipes and policy read, so that a wrong one stops the start and not the first event."""
 
     def __init__(self, file: Path) -> None:
         self.rules = load_document(file, Rules, holds="rules file", do=_WAY_OUT)
         self.folder = file.absolute().parent
         self._recipes = {rule.name: load_recipe(self.path_of(rule)) for rule in self.rules.rules}
+        self.policy: FleetPolicy | None = (
+            None if self.rules.policy is None else load_policy(self.folder / self.rules.policy)
+        )
 
     def path_of(self, rule: Trigger) -> Path:
         """Absolute."""
         return self.folder / rule.run
 
     @property
-    def policy(self) -> Path | None:
+    def tokens_file(self) -> Path | None:
         """Absolute."""
-        return None if self.rules.policy is None else self.folder / self.rules.policy
+        return None if self.rules.tokens_file is None else self.folder / self.rules.tokens_file
 
     def recipe_for(self, rule: Trigger, version: Listed) -> Recipe:
         """The rule's recipe with this version in its model's place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import socket
@@ -14,10 +15,13 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from lwplugin.policy import evaluate
+from lwplugin.registry import Listed
 from lwplugin.serve import queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
 from lwplugin.serve.log import log
 from lwplugin.serve.metrics import Metrics
+from lwplugin.serve.pages.survey import Fleet, survey, violations
 from lwplugin.serve.queue import Delivery
 from lwplugin.serve.rules import RuleBook
 from lwplugin.serve.work import LEASE_S, Worker
@@ -46,7 +50,7 @@ class Service:
         self.metrics = Metrics()
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.seen: Reconciled | None = None
-        self.seen_s = 0.0
+        self.fleet: Fleet | None = None
         self._most_open = most_open
         self._open, self._counting = 0, threading.Lock()
         self._stop, self._news = threading.Event(), threading.Event()
@@ -133,7 +137,7 @@ class Service:
         began = time.monotonic()
         self.metrics.registry_up.set(0)
         self.seen = reconcile(self.engine, self.book, tracking_uri=self.tracking_uri)
-        self.seen_s = time.time()
+        self.fleet = self._survey(self.seen.versions)
         self.metrics.registry_up.set(1)
         self.metrics.missed.inc(len(self.seen.queued))
         self.metrics.reconcile_seconds.set(time.monotonic() - began)
@@ -143,6 +147,15 @@ class Service:
         queue.forget(self.engine, _REMEMBERED_S)
         self._work_waits.set()
         return False
+
+    def _survey(self, versions: Sequence[Listed]) -> Fleet:
+        """What the pages show until the next comparison, so that no request waits for the registry."""
+        policy, now = self.book.policy, datetime.datetime.now(datetime.UTC)
+        if policy is None:
+            return survey(versions, None, taken_s=now.timestamp())
+        findings = evaluate(policy, versions, today=now.date())
+        self.metrics.violated(policy, violations(findings))
+        return survey(versions, findings, taken_s=now.timestamp())
 
     def _work(self) -> bool:
         self._work_waits.clear()

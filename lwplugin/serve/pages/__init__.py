@@ -1,0 +1,1 @@
+"""The fleet page: what the registry holds, whether it keeps its budgets, and what runs."""
