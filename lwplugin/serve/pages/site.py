@@ -20,7 +20,8 @@ from lwplugin.serve.pages.plots import plots
 from lwplugin.serve.pages.survey import Fleet, Model, score_of
 from lwplugin.serve.pages.view import page, security_headers, when
 
-MODELS_A_PAGE, VERSIONS_A_PAGE, MOST_JOBS, MOST_ROWS, MOST_ALIASES = 50, 100, 200, 50, 6
+MODELS_A_PAGE, VERSIONS_A_PAGE, MOST_JOBS = 50, 100, 200
+MOST_FINDINGS, MOST_ROWS, MOST_ALIASES = 15, 50, 6
 _SHOWN_JOBS = 20
 _COOKIE_S = 12 * 3600
 _MOST_FORM_BYTES = 4096
@@ -130,8 +131,9 @@ class Site:
                 here="model",
                 has_policy=fleet.has_policy,
                 model=model,
-                findings=model.findings[:MOST_ROWS],
-                more_findings=max(0, len(model.findings) - MOST_ROWS),
+                findings=model.findings[:MOST_FINDINGS],
+                aliased={held.version.version: held.version.aliases for _, held in model.aliased},
+                more_findings=max(0, len(model.findings) - MOST_FINDINGS),
                 target=target,
                 **_measured(model, target),
                 versions=paging.cut(model.versions, VERSIONS_A_PAGE),

@@ -60,9 +60,10 @@ class Model:
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """All that did not pass: what blocks first, then by version, newest first."""
-        found = [finding for held in self.versions for finding in held.failed]
-        return tuple(sorted(found, key=lambda finding: (not finding.counts, finding.status != "fail")))
+        """All that did not pass: what blocks first, of it what an alias points to, then the newest."""
+        found = [(finding, not held.version.aliases) for held in self.versions for finding in held.failed]
+        found.sort(key=lambda pair: (not pair[0].counts, pair[1], pair[0].status != "fail"))
+        return tuple(finding for finding, _ in found)
 
     @cached_property
     def targets(self) -> tuple[str, ...]:
