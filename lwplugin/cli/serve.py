@@ -85,7 +85,11 @@ def serve_command(
                 raise LwpluginError(
                     f"{rules} names no tokens file", do="add a line such as `tokens_file: tokens.txt` to it"
                 )
-            click.echo(add_token(book.tokens_file, new_token))
+            token = add_token(book.tokens_file, new_token)
+            if as_json:
+                write_json({"name": new_token, "token": token}, out)
+            else:
+                click.echo(token)
             return 0
         log_to_stderr()
         if reconcile_once:

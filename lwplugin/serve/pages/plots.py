@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 from lwplugin.registry import Listed
 from lwplugin.report.charts import BOTTOM, HEIGHT, RIGHT, TOP, WIDTH, Axis
 from lwplugin.report.units import of_metric, of_score
-from lwplugin.serve.pages.survey import front, score_of
+from lwplugin.serve.pages.survey import front
 
 MOST_POINTS = 400
 _LEFT = 64
@@ -34,9 +35,8 @@ class _Point:
     marked: bool = False
 
 
-def plots(versions: Sequence[Listed]) -> list[Plot]:
+def plots(versions: Sequence[Listed], score: str) -> list[Plot]:
     """Of one target's light versions, newest first; figures that nothing was measured for are left out."""
-    score = score_of(versions)
     drawn = [
         _over_versions(versions, "size_bytes", "Size over versions"),
         _over_versions(versions, "p95_ms", "Latency (95th percentile) over versions"),
@@ -96,10 +96,17 @@ def _pareto(versions: Sequence[Listed], metric: str, score: str, what: str) -> P
             lambda value: of_metric(metric, value),
             lambda value: of_score(score, value),
             f"{title}; on the Pareto front: " + "; ".join(point(index).label for index in best[:10]) + ".",
-            line=[point(index) for index in best[:MOST_POINTS]],
+            line=_stairs([point(index) for index in best[:MOST_POINTS]]),
         ),
         f"The front and the newest {MOST_POINTS}; {left_out} others are left out." if left_out else "",
     )
+
+
+def _stairs(points: Sequence[_Point]) -> list[_Point]:
+    """Between two points of a front nothing better than the left one is there."""
+    corners = [_Point(right.x, left.y, "") for left, right in pairwise(points)]
+    mixed = [one for pair in zip(points, corners, strict=False) for one in pair]
+    return [*mixed, *points[-1:]]
 
 
 def _draw(

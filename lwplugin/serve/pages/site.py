@@ -218,7 +218,8 @@ class Site:
 def _measured(model: Model, target: str | None) -> dict[str, Any]:
     light = [held.version for held in model.versions if held.version.light]
     of_target = [version for version in light if (version.target or "") == target]
-    return {"plots": plots(of_target), "score": score_of(of_target)}
+    score = score_of(of_target[:VERSIONS_A_PAGE])
+    return {"plots": plots(of_target, score), "score": score}
 
 
 def _html(text: str, status: int = 200) -> Response:
