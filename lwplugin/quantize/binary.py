@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from lwplugin.errors import MethodError
-from lwplugin.prune.finetune import FinetuneOptions, finetune
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.base import Method, QuantizeConfig, Selection, fidelity, select_layers
 from lwplugin.quantize.calibration import calibration_batches
@@ -21,6 +20,7 @@ from lwplugin.quantize.encodings import Signs
 from lwplugin.quantize.packed import packed_like
 from lwplugin.quantize.packing import pack_codes
 from lwplugin.quantize.straight_through import LearnedSignWeight, SignWeight
+from lwplugin.training.finetune import FinetuneOptions, finetune
 from lwplugin.training.recalibrate import recalibrate_batchnorm
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lwplugin.errors import MethodError
-from lwplugin.prune.finetune import FinetuneOptions, finetune
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.base import Method, QuantizeConfig, Selection, fidelity, select_layers
 from lwplugin.quantize.calibration import calibration_batches
@@ -21,6 +20,7 @@ from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.packed import PACKABLE, packed_like
 from lwplugin.quantize.packing import pack_codes
 from lwplugin.quantize.shared_values import indices, shared_values
+from lwplugin.training.finetune import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
