@@ -31,7 +31,8 @@ class Exported:
     """A deployable file in its directory.
 
     ``inputs`` maps each input's name to ``{"dtype": "float32", "shape": ["batch", 1, 28, 28]}``; ``scheme``
-    says how the integers are laid out and is empty for a float file; ``digest`` is the file's SHA-256.
+    says how the integers are laid out and is empty for a float file; ``beside`` are further files of the model
+    in the same directory; ``digest`` is `file_digest` of them all.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Exported:
     output: str
     scheme: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
 
     def save(self) -> None:
         """Write ``export.json`` beside the file, last of all."""
@@ -49,6 +51,7 @@ class Exported:
             "schema": SCHEMA,
             "format": self.format,
             "file": self.file.name,
+            **({"beside": [part.name for part in self.beside]} if self.beside else {}),
             "inputs": [{"name": name, **spec} for name, spec in self.inputs.items()],
             "output": self.output,
             **self.meta,
@@ -72,6 +75,12 @@ class ExportOptions(BaseModel):
     parity_examples: int = Field(default=16, ge=1, description="Real examples the comparison runs on.")
     metadata: dict[str, str] = Field(
         default_factory=dict, description="Written into the file, such as labels and preprocessing."
+    )
+    float_tolerance: float = Field(
+        default=1e-4, gt=0, description="Largest error of a float file, relative to the largest output."
+    )
+    int8_sqnr_db: float = Field(
+        default=15.0, description="Least signal to noise between an int8 file in its kernels and the model."
     )
 
 
@@ -97,7 +106,11 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    entry.name: entry for entry in (Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),)
+    entry.name: entry
+    for entry in (
+        Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
+        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
+    )
 }
 
 
@@ -151,14 +164,10 @@ def load_exported(path: str | Path) -> Exported:
             got=str(document)[:80],
             do="export again with this version",
         )
-    known = {"schema", "format", "file", "inputs", "output", "scheme", "digest"}
+    known = {"schema", "format", "file", "beside", "inputs", "output", "scheme", "digest"}
     try:
-        name = str(document["file"])
-        file = directory / name
-        if Path(name).name != name or file.is_symlink() or not file.is_file():
-            raise ExportError(
-                f"{DESCRIPTION} names a file that is not in its directory", got=name, do="export again"
-            )
+        file = _own(directory, str(document["file"]))
+        beside = tuple(_own(directory, str(name)) for name in document.get("beside", ()))
         inputs = {
             str(entry["name"]): {key: value for key, value in entry.items() if key != "name"}
             for entry in document["inputs"]
@@ -172,17 +181,30 @@ def load_exported(path: str | Path) -> Exported:
             output=str(document["output"]),
             scheme=dict(document.get("scheme") or {}),
             meta={key: value for key, value in document.items() if key not in known},
+            beside=beside,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{DESCRIPTION} is damaged", got=repr(error), do="export again") from error
-    if file_digest(file) != exported.digest:
+    if file_digest(file, *beside) != exported.digest:
         raise ExportError(
-            f"{name} is not the file that was exported", got="another digest", do="export again"
+            f"{file.name} is not the file that was exported", got="another digest", do="export again"
         )
     return exported
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _own(directory: Path, name: str) -> Path:
+    file = directory / name
+    if Path(name).name != name or file.is_symlink() or not file.is_file():
+        raise ExportError(
+            f"{DESCRIPTION} names a file that is not in its directory", got=name, do="export again"
+        )
+    return file
+
+
+def file_digest(file: Path, *beside: Path) -> str:
+    """SHA-256 of a file's bytes; of all the digests, one a line, where the model is more than one file."""
+    digests = []
+    for part in (file, *beside):
+        with part.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return digests[0] if not beside else hashlib.sha256("\n".join(digests).encode()).hexdigest()

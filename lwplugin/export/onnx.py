@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from lwplugin.data.batch import Inputs, call, tensors
+from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, describe, lower, mark, quantized_layers
-from lwplugin.export.parity import max_abs_error, output_sqnr_db, run_fresh
+from lwplugin.export.parity import check
+from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
 from lwplugin.quantize.layers import QuantLayer
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE = "model.onnx"
-OUTPUT = "output"
 _LIMIT_BYTES = 2**31 - 2**20
 
 
@@ -48,16 +46,45 @@ class Options(ExportOptions):
         description="Weight-only layers: unpacked to float when the file is loaded, or kept packed in memory "
         "by operators that read 4- and 8-bit groups (linear layers and embeddings).",
     )
-    float_tolerance: float = Field(
-        default=1e-4, gt=0, description="Largest error of a float file, relative to the largest output."
-    )
-    int8_sqnr_db: float = Field(
-        default=15.0, description="Least signal to noise between an int8 file in its kernels and the model."
-    )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model as ONNX with what it was made from; ``rounds`` where its answers depend on integer kernels."""
+
+    proto: onnx.ModelProto
+    module: nn.Module
+    example: Inputs
+    scheme: dict[str, Any]
+    rounds: bool
 
 
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """Export, lower the quantized layers, normalise, write, compare in a fresh process."""
+    graph = graph_of(light, data, options, progress)
+    file = directory / FILE
+    save(graph.proto, file)
+    progress("export onnx", 2, 3)
+    meta: dict[str, Any] = {"opset": options.opset}
+    if options.parity and options.scheme == "cpu":
+        meta["parity"] = check(
+            file, graph.module, data.task, graph.example, options, runtime="onnxruntime", rounds=graph.rounds
+        )
+    progress("export onnx", 3, 3)
+    return Exported(
+        path=directory,
+        format="onnx",
+        file=file,
+        digest=file_digest(file),
+        inputs=described(graph.example),
+        output=OUTPUT,
+        scheme=graph.scheme,
+        meta=meta,
+    )
+
+
+def graph_of(light: LightModel, data: Data, options: Options, progress: Progress) -> Graph:
+    """The whole graph in memory: exported, quantized layers lowered, normalised, with its facts."""
     _need_packages()
     module = light.copy_module().eval().to("cpu")
     example = data.example(max(options.parity_examples, 2))
@@ -70,50 +97,15 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         layout = replace(SCHEMES[options.scheme], packed_kernels=options.weights == "packed")
         proto = lower(proto, layers, layout)
         scheme = describe(layers, layout)
-    normalise(proto, {**_facts(light), **options.metadata})
-    file = directory / FILE
-    save(proto, file)
-    progress("export onnx", 2, 3)
-    meta: dict[str, Any] = {"opset": options.opset}
+    normalise(proto, {**facts(light), **options.metadata})
     rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
-    if options.parity and options.scheme == "cpu":
-        meta["parity"] = _compare(module, data.task, example, file, options, quantized=rounds)
-    progress("export onnx", 3, 3)
-    return Exported(
-        path=directory,
-        format="onnx",
-        file=file,
-        digest=file_digest(file),
-        inputs={
-            name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": ["batch", *tensor.shape[1:]]}
-            for name, tensor in tensors(example).items()
-        },
-        output=OUTPUT,
-        scheme=scheme,
-        meta=meta,
-    )
-
-
-class _OneOutput(nn.Module):
-    """The module with positional inputs in a fixed order and the task's one output tensor."""
-
-    def __init__(self, module: nn.Module, task: Task, example: Inputs) -> None:
-        super().__init__()
-        self.module = module
-        self._task = task
-        self._keys = tuple(example) if isinstance(example, dict) else None
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Positional tensors → the output the task judges."""
-        if self._keys is not None:
-            return self._task.outputs(self.module(**dict(zip(self._keys, inputs, strict=True))))
-        return self._task.outputs(self.module(*inputs))
+    return Graph(proto, module, example, scheme, rounds)
 
 
 def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> onnx.ModelProto:
     """The model as an ONNX graph with a dynamic batch; ExportError with torch's reason where it cannot be."""
     named = tensors(example)
-    wrapper = _OneOutput(module, task, example).eval()
+    wrapper = OneOutput(module, task, example).eval()
     batch = torch.export.Dim("batch")
     # Two examples: a batch of one would be taken as a constant.
     arguments = tuple(tensor[:2].contiguous() for tensor in named.values())
@@ -133,19 +125,12 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
     except Exception as error:
         raise ExportError(
             "torch cannot export this model to ONNX",
-            got=_root_cause(error),
+            got=root_cause(error),
             do="keep data-dependent control flow and shapes out of forward, and let the batch size vary",
         ) from error
     if program is None:
         raise ExportError("torch exported nothing", do="report the model's layer types")
     return program.model_proto
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def normalise(proto: onnx.ModelProto, facts: dict[str, str]) -> None:
@@ -193,52 +178,6 @@ def save(proto: onnx.ModelProto, file: Path) -> None:
         )
     temporary.write_bytes(proto.SerializeToString(deterministic=True))
     temporary.replace(file)
-
-
-@torch.no_grad()
-def _compare(
-    module: nn.Module, task: Task, example: Inputs, file: Path, options: Options, *, quantized: bool
-) -> dict[str, float]:
-    wanted = task.outputs(call(module, example)).float().numpy()
-    feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors(example).items()}
-    got = run_fresh(file, feed)
-    error = max_abs_error(wanted, got.optimized)
-    if not quantized:
-        limit = options.float_tolerance * max(float(np.abs(wanted).max()), 1.0)
-        if not error <= limit:
-            raise ExportError(
-                f"{file.name} does not answer as the model does",
-                got=f"largest error {error:.3g} on {len(wanted)} examples, {limit:.3g} allowed",
-                do="raise float_tolerance if this is acceptable, else report the model",
-            )
-        return {"max_abs_error": error, "examples": float(len(wanted))}
-    found = {
-        "max_abs_error": error,
-        "sqnr_db": output_sqnr_db(wanted, got.optimized),
-        "simulation_sqnr_db": output_sqnr_db(wanted, got.plain),
-        "kernel_sqnr_db": output_sqnr_db(got.plain, got.optimized),
-        "examples": float(len(wanted)),
-    }
-    if not found["sqnr_db"] >= options.int8_sqnr_db:
-        raise ExportError(
-            f"{file.name} does not answer as the quantized model does",
-            got=f"{found['sqnr_db']:.1f} dB in the kernels, {found['simulation_sqnr_db']:.1f} dB simulated, "
-            f"{options.int8_sqnr_db:.1f} dB needed",
-            do="quantize with reduce_range=true where only the kernels are bad, else with another calibrator",
-        )
-    return found
-
-
-def _facts(light: LightModel) -> dict[str, str]:
-    from importlib.metadata import version
-
-    facts = {"lwplugin.version": version("lwplugin")}
-    if light.source is not None:
-        facts["lwplugin.source"] = light.source.uri
-        facts["lwplugin.source_digest"] = light.source.digest
-    if light.task:
-        facts["lwplugin.task"] = json.dumps(light.task, sort_keys=True)
-    return facts
 
 
 def _need_packages() -> None:

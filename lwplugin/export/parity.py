@@ -8,10 +8,18 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lwplugin.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwplugin.data import Task
+    from lwplugin.data.batch import Inputs
+    from lwplugin.export.base import ExportOptions
 
 _WORKER = Path(__file__).with_name("parity_worker.py")
 _TIMEOUT_S = 600
@@ -25,13 +33,79 @@ class RuntimeOutputs:
     plain: np.ndarray
 
 
-def run_fresh(file: Path, inputs: dict[str, np.ndarray]) -> RuntimeOutputs:
-    """Load and run an ONNX file in a new process; ExportError with the runtime's own words where it fails."""
+def check(
+    file: Path,
+    module: nn.Module,
+    task: Task,
+    example: Inputs,
+    options: ExportOptions,
+    *,
+    runtime: str,
+    rounds: bool,
+) -> dict[str, float]:
+    """How far the file lies from the module on the example, in ``runtime`` in a fresh process.
+
+    ``rounds``: the answers depend on integer kernels, so noise is judged instead of the largest error.
+    Raises ExportError where the file does not run or does not answer as the model does.
+    """
+    import torch
+
+    from lwplugin.data.batch import call, tensors
+    from lwplugin.export.source import OUTPUT
+
+    with torch.no_grad():
+        wanted = task.outputs(call(module, example)).float().numpy()
+    feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors(example).items()}
+    got = run_fresh(file, feed, runtime=runtime, output=OUTPUT, both=rounds)
+    if rounds:
+        return _integer_parity(file, wanted, got, options.int8_sqnr_db)
+    return _float_parity(file, wanted, got.optimized, options.float_tolerance)
+
+
+def _float_parity(file: Path, wanted: np.ndarray, got: np.ndarray, tolerance: float) -> dict[str, float]:
+    error = max_abs_error(wanted, got)
+    limit = tolerance * max(float(np.abs(wanted).max()), 1.0)
+    if not error <= limit:
+        raise ExportError(
+            f"{file.name} does not answer as the model does",
+            got=f"largest error {error:.3g} on {len(wanted)} examples, {limit:.3g} allowed",
+            do="raise float_tolerance if this is acceptable, else report the model",
+        )
+    return {"max_abs_error": error, "examples": float(len(wanted))}
+
+
+def _integer_parity(file: Path, wanted: np.ndarray, got: RuntimeOutputs, least_db: float) -> dict[str, float]:
+    found = {
+        "max_abs_error": max_abs_error(wanted, got.optimized),
+        "sqnr_db": output_sqnr_db(wanted, got.optimized),
+        "simulation_sqnr_db": output_sqnr_db(wanted, got.plain),
+        "kernel_sqnr_db": output_sqnr_db(got.plain, got.optimized),
+        "examples": float(len(wanted)),
+    }
+    if not found["sqnr_db"] >= least_db:
+        raise ExportError(
+            f"{file.name} does not answer as the quantized model does",
+            got=f"{found['sqnr_db']:.1f} dB in the kernels, {found['simulation_sqnr_db']:.1f} dB simulated, "
+            f"{least_db:.1f} dB needed",
+            do="quantize with reduce_range=true where only the kernels are bad, else with another calibrator",
+        )
+    return found
+
+
+def run_fresh(
+    file: Path, inputs: dict[str, np.ndarray], *, runtime: str, output: str, both: bool
+) -> RuntimeOutputs:
+    """Load and run a file in a new process; ExportError with the runtime's own words where it fails.
+
+    ``runtime`` is one of `lwplugin.measure.runtimes`; without ``both`` the graph is not simulated: ``plain``
+    is what the kernels answered.
+    """
     with tempfile.TemporaryDirectory(prefix="lwplugin-parity-") as directory:
         stored, answered = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]
         # -P keeps the worker's own folder off the import path: its onnx.py must not stand in for onnx.
-        command = [sys.executable, "-P", str(_WORKER), str(file.resolve()), str(stored), str(answered)]
+        worker = [sys.executable, "-P", str(_WORKER), runtime, output, "both" if both else "kernels"]
+        command = [*worker, str(file.resolve()), str(stored), str(answered)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
             ran = subprocess.run(
@@ -46,7 +120,7 @@ def run_fresh(file: Path, inputs: dict[str, np.ndarray]) -> RuntimeOutputs:
         if ran.returncode != 0:
             last = ran.stderr.strip().splitlines()[-1:] or [f"exit code {ran.returncode}"]
             raise ExportError(
-                f"{file.name} does not load and run in a fresh ONNX Runtime",
+                f"{file.name} does not load and run in a fresh {runtime}",
                 got=last[0][:500],
                 do="report the model's layer types, or export another format",
             )

@@ -1,7 +1,8 @@
-"""Runs one ONNX file on saved inputs in a process of its own: ``parity_worker.py FILE INPUTS OUTPUTS``.
+"""Runs one file on saved inputs in a process of its own, through the adapter that measuring uses.
 
-INPUTS is an npz of the file's inputs by name; OUTPUTS receives ``optimized`` (the kernels a user gets) and
-``plain`` (no graph optimization: Q/DQ files are simulated in float).
+``parity_worker.py RUNTIME OUTPUT WAYS FILE INPUTS OUTPUTS``: INPUTS is an npz of the file's inputs by name;
+OUTPUTS receives ``optimized`` (the kernels a user gets) and ``plain`` (the graph as written: integer files are
+simulated in float), which is the same array unless WAYS is ``both``.
 """
 
 from __future__ import annotations
@@ -9,27 +10,21 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import onnxruntime
+
+from lwplugin.measure.runtimes.base import create
 
 
-def main(file: str, inputs: str, outputs: str) -> None:
-    """Run both ways on one thread and save the first output of each."""
+def main(runtime: str, output: str, ways: str, file: str, inputs: str, outputs: str) -> None:
+    """Run on one thread and save the output."""
     with np.load(inputs, allow_pickle=False) as stored:
         feed = dict(stored)
-    levels = {
-        "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-        "plain": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    }
+    adapter = create(runtime)
     results = {}
-    for name, level in levels.items():
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.graph_optimization_level = level
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        results[name] = session.run(None, feed)[0]
-    np.savez(outputs, **results)
+    for name in ("optimized", "plain"):
+        if name == "optimized" or ways == "both":
+            adapter.load(file, device="cpu", threads=1, optimize=name == "optimized", output=output)
+            results[name] = adapter.run(feed)
+    np.savez(outputs, optimized=results["optimized"], plain=results.get("plain", results["optimized"]))
 
 
 if __name__ == "__main__":

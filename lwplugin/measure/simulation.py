@@ -17,6 +17,8 @@ from lwplugin.measure.wire import Array
 MAX_GAP = 0.005
 MIN_SQNR_DB = 30.0
 _BATCH = 64
+# What an integer file of each format says where it rounds.
+_ROUNDING = {"onnx": "DequantizeLinear", "openvino": "FakeQuantize"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Simulation:
 
 def has_simulation(side: Side) -> bool:
     """Only a file that says where it rounds (Q/DQ nodes) can be run as written in float."""
-    return side.subject.format == "onnx" and side.subject.mentions("DequantizeLinear")
+    rounding = _ROUNDING.get(side.subject.format)
+    return rounding is not None and side.subject.mentions(rounding)
 
 
 def simulate(

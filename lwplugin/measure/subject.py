@@ -30,6 +30,7 @@ class Subject:
     output: str
     scheme: Mapping[str, Any] | None
     digest: str
+    beside: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, exported: Any) -> Subject:
@@ -55,6 +56,7 @@ class Subject:
             output=str(exported.output),
             scheme=exported.scheme or None,
             digest=str(exported.digest),
+            beside=tuple(exported.beside),
         )
 
     @property
@@ -64,10 +66,11 @@ class Subject:
         return sizes.pop() if len(sizes) == 1 else None
 
     def parts(self) -> list[Path]:
-        """The file and what lies beside it under the same name (external data), or a directory's files."""
+        """The file and what belongs to it (named so, or under the same name), or a directory's files."""
         if self.file.is_dir():
             return sorted(path for path in self.file.rglob("*") if path.is_file())
-        return sorted(path for path in self.file.parent.glob(f"{self.file.name}*") if path.is_file())
+        found = {path for path in self.file.parent.glob(f"{self.file.name}*") if path.is_file()}
+        return sorted(found | set(self.beside))
 
     def size_bytes(self) -> int:
         return sum(part.stat().st_size for part in self.parts())

@@ -161,7 +161,7 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> servi
     return serving._load_pyfunc(path, model_config)
 
 
-def runtime_of(kind: str) -> type[serving.OnnxRuntime]:
+def runtime_of(kind: str) -> type[serving.Runtime]:
     """Raises RegistryError for a format that pyfunc cannot serve."""
     if kind not in serving.RUNTIMES:
         raise RegistryError(
@@ -172,7 +172,7 @@ def runtime_of(kind: str) -> type[serving.OnnxRuntime]:
     return serving.RUNTIMES[kind]
 
 
-def requirements(runtime: type[serving.OnnxRuntime]) -> list[str]:
+def requirements(runtime: type[serving.Runtime]) -> list[str]:
     """What serving needs, pinned to the versions the file was measured with."""
     return [
         f"{package}=={installed_version(package)}" for package in ("mlflow", "numpy", runtime.requirement)

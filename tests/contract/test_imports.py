@@ -13,7 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Packages an engine or a person's screen brings: no room of the library may know them.
 ORCHESTRATORS = {"kfp", "prefect", "kubernetes"}
-HEAVY = {"mlflow", "onnx", "onnxruntime", "transformers", "matplotlib", "pandas", "sklearn", "pyarrow"}
+HEAVY = {
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "transformers",
+    "matplotlib",
+    "pandas",
+    "sklearn",
+    "pyarrow",
+}
 
 
 def sources(*folders: str) -> list[Path]:

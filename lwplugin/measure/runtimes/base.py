@@ -15,9 +15,16 @@ from lwplugin.measure.wire import Array
 
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
+    "openvino": "lwplugin.measure.runtimes.openvino:OpenVinoRuntime",
     "torch": "lwplugin.measure.runtimes.torch:TorchRuntime",
 }
-FORMATS: dict[str, str] = {"onnx": "onnxruntime", "torch": "torch", "bundle": "torch", "pt2": "torch"}
+FORMATS: dict[str, str] = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "torch": "torch",
+    "bundle": "torch",
+    "pt2": "torch",
+}
 
 
 class Runtime(Protocol):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,5 +107,23 @@ def test_a_file_outside_its_directory_is_refused(make_export: Make) -> None:
 
 
 def test_an_unknown_format_names_the_known_ones(make_export: Make) -> None:
-    with pytest.raises(ValueError, match=r"No serving runtime for format 'tflite'\. Known: onnx"):
+    with pytest.raises(ValueError, match=r"No serving runtime for format 'tflite'\. Known: onnx, openvino"):
         ExportedModel(make_export(kind="tflite"), {})
+
+
+@pytest.mark.parametrize("batch", [1, 100])
+def test_openvino_answers_as_onnxruntime_from_several_threads(
+    make_export: Make, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    directory = make_export()
+    openvino.save_model(openvino.convert_model(str(directory / "model.onnx")), str(directory / "model.xml"))
+    document = json.loads((directory / "export.json").read_text())
+    described = {**document, "format": "openvino", "file": "model.xml"}
+    (directory / "export.json").write_text(json.dumps(described))
+    monkeypatch.setenv("LWPLUGIN_SERVE_BATCH", str(batch))
+    model = ExportedModel(directory, {})
+    with ThreadPoolExecutor(4) as threads:
+        for output in threads.map(model.predict, [X] * 40):
+            np.testing.assert_allclose(output, EXPECTED, rtol=1e-5)
+    assert model.predict(X[:0]).shape == (0, 3)

@@ -1,0 +1,100 @@
+"""OpenVINO: the IR (``model.xml``, ``model.bin``) of our own ONNX graph, float or with the bundle's integers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwplugin.errors import ExportError, MissingExtraError
+from lwplugin.export import onnx as source
+from lwplugin.export.base import Exported, ExportOptions, file_digest
+from lwplugin.export.parity import check
+from lwplugin.export.source import OUTPUT, described, facts, root_cause
+
+if TYPE_CHECKING:
+    import openvino
+
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+    from lwplugin.progress import Progress
+
+FILE, WEIGHTS = "model.xml", "model.bin"
+
+
+class Options(ExportOptions):
+    """Options of `openvino`: those of all formats."""
+
+
+def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
+    """ONNX in memory, converted, saved, compared in a fresh OpenVINO."""
+    _need_package()
+    graph = source.graph_of(light, data, source.Options(**options.model_dump()), progress)
+    file, weights = directory / FILE, directory / WEIGHTS
+    _convert(graph, {**facts(light), **options.metadata}, file)
+    progress("export openvino", 2, 3)
+    meta: dict[str, Any] = {}
+    if options.parity:
+        meta["parity"] = check(
+            file, graph.module, data.task, graph.example, options, runtime="openvino", rounds=graph.rounds
+        )
+    progress("export openvino", 3, 3)
+    return Exported(
+        path=directory,
+        format="openvino",
+        file=file,
+        beside=(weights,),
+        digest=file_digest(file, weights),
+        inputs=described(graph.example),
+        output=OUTPUT,
+        scheme=graph.scheme,
+        meta=meta,
+    )
+
+
+def _convert(graph: source.Graph, told: dict[str, str], file: Path) -> None:
+    """Write the pair of files; ExportError with OpenVINO's reason where it cannot read the graph."""
+    import openvino
+
+    _refuse_packed(graph)
+    with tempfile.TemporaryDirectory(prefix="lwplugin-openvino-") as scratch:
+        onnx_file = Path(scratch) / source.FILE
+        source.save(graph.proto, onnx_file)
+        try:
+            model = openvino.convert_model(str(onnx_file), share_weights=False)
+        except Exception as error:
+            raise ExportError(
+                "OpenVINO cannot convert this model",
+                got=root_cause(error),
+                do="export format 'onnx' instead, or leave the layer it names in float",
+            ) from error
+    _name_by_place(model)
+    for key in sorted(told):
+        model.set_rt_info(told[key], ["lwplugin", key.removeprefix("lwplugin.")])
+    openvino.save_model(model, str(file), compress_to_fp16=False)
+
+
+def _name_by_place(model: openvino.Model) -> None:
+    """OpenVINO counts up its names over the process: the same model must give the same bytes."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        kind, _, number = node.get_friendly_name().rpartition("_")
+        if kind == node.get_type_name() and number.isdigit():
+            node.set_friendly_name(f"{kind}_{place}")
+
+
+def _refuse_packed(graph: source.Graph) -> None:
+    """Weights under 8 bits are unpacked by shifts, which OpenVINO's reader of ONNX gets wrong (2026.4)."""
+    operators = {node.op_type for part in (graph.proto.graph, *graph.proto.functions) for node in part.node}
+    if "BitShift" in operators:
+        raise ExportError(
+            "OpenVINO does not read weights of fewer than 8 bits from ONNX",
+            got="packed weights (BitShift), which it unpacks to other numbers",
+            do="quantize weight-only with bits=8, use method int8, or export format 'onnx'",
+        )
+
+
+def _need_package() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("openvino") is None:
+        raise MissingExtraError("openvino", extra="openvino", why="Exporting to OpenVINO")

@@ -1,0 +1,48 @@
+"""OpenVINO on this machine's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import openvino
+
+from lwplugin.errors import MeasureError
+from lwplugin.measure.wire import Array
+
+
+class OpenVinoRuntime:
+    """One compiled model with one stream and fixed threads, in full precision where it is not integer.
+
+    ``optimize=False`` leaves out the integer kernels: Q/DQ is computed in float.
+    """
+
+    def __init__(self) -> None:
+        self.version = str(openvino.__version__)
+        self._request: Any = None
+        self._output: Any = None
+
+    def load(self, file: str, *, device: str, threads: int, optimize: bool, output: str) -> dict[str, Any]:
+        if device != "cpu":
+            raise MeasureError("OpenVINO runs on the CPU here", got=device, do="measure with device='cpu'")
+        self._request = self._output = None
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Some CPUs would compute a float file in bfloat16 otherwise.
+            "INFERENCE_PRECISION_HINT": "f32",
+            # A worker pins itself; pinning again would put both models' threads on one core.
+            "ENABLE_CPU_PINNING": False,
+            **({} if optimize else {"LP_TRANSFORMS_MODE": False}),
+        }
+        compiled = openvino.Core().compile_model(file, "CPU", settings)
+        outputs = [port.any_name for port in compiled.outputs]
+        if output not in outputs:
+            raise MeasureError(f"The file has no output '{output}'", got=", ".join(outputs))
+        self._request, self._output = compiled.create_infer_request(), compiled.output(output)
+        return {"inputs": [port.any_name for port in compiled.inputs], "providers": ["CPU"]}
+
+    def run(self, feeds: Mapping[str, Array]) -> Array:
+        result: Array = self._request.infer(dict(feeds), share_inputs=True)[self._output]
+        return result

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lwplugin.data import Data, from_arrays
+from lwplugin.errors import ExportError, MissingExtraError, RecipeError
+from lwplugin.export import Exported, export, load_exported
+from lwplugin.export import onnx as onnx_format
+from lwplugin.measure.runtimes.base import create
+from lwplugin.measure.subject import Subject
+from lwplugin.quantize import quantize
+
+openvino = pytest.importorskip("openvino")
+
+
+def answers(exported: Exported, x: torch.Tensor, *, optimize: bool = True) -> np.ndarray:
+    runtime = create("openvino")
+    runtime.load(str(exported.file), device="cpu", threads=1, optimize=optimize, output=exported.output)
+    return runtime.run({"input": x.numpy()})
+
+
+@pytest.fixture(scope="module")
+def floating(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    path = tmp_path_factory.mktemp("float")
+    return export(trained_net, digits_data, format="openvino", path=path, metadata={"labels": "0,1,2"})
+
+
+@pytest.fixture(scope="module")
+def integer(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    light = quantize(trained_net, digits_data, reduce_range=True)
+    return export(light, digits_data, format="openvino", path=tmp_path_factory.mktemp("int8"))
+
+
+def test_float_file_answers_as_the_model_at_any_batch(
+    floating: Exported, trained_net: nn.Module, digits_data: Data
+) -> None:
+    for count in (1, 3, 100):
+        x = next(digits_data.need("test").batches(count)).inputs
+        with torch.no_grad():
+            expected = trained_net(x).numpy()
+        assert np.abs(answers(floating, x) - expected).max() < 1e-4
+    assert floating.meta["parity"]["max_abs_error"] < 1e-4
+
+
+def test_description_names_both_files_and_the_facts_are_inside(floating: Exported) -> None:
+    assert load_exported(floating.path) == floating
+    document = json.loads((floating.path / "export.json").read_text())
+    assert document["file"] == "model.xml"
+    assert document["beside"] == ["model.bin"]
+    told = openvino.Core().read_model(str(floating.file)).get_rt_info(["lwplugin", "labels"])
+    assert told.astype(str) == "0,1,2"
+
+
+def test_size_counts_the_weights(floating: Exported, integer: Exported) -> None:
+    subject = Subject.of(floating.path)
+    assert subject.size_bytes() == sum((floating.path / n).stat().st_size for n in ("model.xml", "model.bin"))
+    assert (integer.path / "model.bin").stat().st_size < 0.35 * (floating.path / "model.bin").stat().st_size
+
+
+def test_changed_weights_are_refused(floating: Exported, tmp_path: Path) -> None:
+    for name in ("export.json", "model.xml", "model.bin"):
+        (tmp_path / name).write_bytes((floating.path / name).read_bytes())
+    load_exported(tmp_path)
+    weights = bytearray((tmp_path / "model.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "model.bin").write_bytes(bytes(weights))
+    with pytest.raises(ExportError, match="not the file that was exported"):
+        load_exported(tmp_path)
+
+
+def test_weights_cannot_be_dropped_from_the_description(floating: Exported, tmp_path: Path) -> None:
+    for name in ("model.xml", "model.bin"):
+        (tmp_path / name).write_bytes((floating.path / name).read_bytes())
+    document = json.loads((floating.path / "export.json").read_text())
+    (tmp_path / "export.json").write_text(json.dumps({**document, "beside": []}))
+    with pytest.raises(ExportError, match="not the file that was exported"):
+        load_exported(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps({**document, "beside": ["../model.bin"]}))
+    with pytest.raises(ExportError, match="not in its directory"):
+        load_exported(tmp_path)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_the_same_model_gives_the_same_bytes(
+    quantized: bool,
+    floating: Exported,
+    integer: Exported,
+    trained_net: nn.Module,
+    digits_data: Data,
+    tmp_path: Path,
+) -> None:
+    model = quantize(trained_net, digits_data, reduce_range=True) if quantized else trained_net
+    again = export(
+        model,
+        digits_data,
+        format="openvino",
+        path=tmp_path,
+        parity=False,
+        metadata={} if quantized else {"labels": "0,1,2"},
+    )
+    assert again.digest == (integer if quantized else floating).digest
+
+
+def test_integer_file_keeps_the_bundle_s_integers_and_the_accuracy(
+    integer: Exported, floating: Exported, digits_data: Data
+) -> None:
+    batch = next(digits_data.need("test").batches(1000))
+    scores = {
+        name: float((answers(exported, batch.inputs).argmax(1) == batch.targets.numpy()).mean())
+        for name, exported in (("float", floating), ("int8", integer))
+    }
+    assert scores["int8"] >= scores["float"] - 0.015
+    assert integer.meta["parity"]["sqnr_db"] > 20
+    assert integer.meta["parity"]["kernel_sqnr_db"] > 30
+    assert integer.scheme["largest_weight"] <= 64
+
+
+def test_the_layers_run_in_integer_kernels_and_their_simulation_in_float(integer: Exported) -> None:
+    def precisions(settings: dict[str, object]) -> set[str]:
+        compiled = openvino.Core().compile_model(str(integer.file), "CPU", settings)
+        infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+        kernels = [info for info in infos if info["layerType"].value in ("Convolution", "FullyConnected")]
+        assert len(kernels) == 4
+        return {info["runtimePrecision"].value for info in kernels}
+
+    assert precisions({"INFERENCE_PRECISION_HINT": "f32"}) <= {"u8", "i8"}
+    assert precisions({"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False}).isdisjoint({"u8"})
+
+
+def test_weight_only_goes_at_8_bits_and_is_refused_with_the_reason_below(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    light = quantize(trained_net, digits_data, method="weight_only", bits=8)
+    exported = export(light, digits_data, format="openvino", path=tmp_path)
+    assert exported.meta["parity"]["max_abs_error"] < 1e-3
+    light = quantize(trained_net, digits_data, method="weight_only", bits=4)
+    with pytest.raises(ExportError, match="fewer than 8 bits"):
+        export(light, digits_data, format="openvino", path=tmp_path, parity=False)
+    assert not (tmp_path / "export.json").exists()
+
+
+def test_two_named_inputs(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return self.head(left - 2 * right)
+
+    left, right = np.random.default_rng(0).standard_normal((2, 40, 3)).astype(np.float32)
+    data = from_arrays(test=({"left": left, "right": right}, np.arange(40) % 4))
+    exported = export(Pair(), data, format="openvino", path=tmp_path)
+    assert list(exported.inputs) == ["left", "right"]
+    assert exported.meta["parity"]["max_abs_error"] < 1e-5
+
+
+def test_a_graph_that_openvino_cannot_read_is_refused_with_its_reason(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnx_format.graph_of
+
+    def with_an_unknown_operator(*arguments: object) -> onnx_format.Graph:
+        graph = real(*arguments)  # type: ignore[arg-type]
+        graph.proto.graph.node[-1].domain = "nobody"
+        opset = graph.proto.opset_import.add()
+        opset.domain, opset.version = "nobody", 1
+        return graph
+
+    monkeypatch.setattr(onnx_format, "graph_of", with_an_unknown_operator)
+    with pytest.raises(ExportError, match="OpenVINO cannot convert"):
+        export(trained_net, digits_data, format="openvino", path=tmp_path)
+    assert not (tmp_path / "export.json").exists()
+
+
+def test_without_the_package_the_extra_is_named(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"lwplugin\[openvino\]"):
+        export(trained_net, digits_data, format="openvino", path=tmp_path)
+
+
+def test_onnx_options_are_refused(trained_net: nn.Module, digits_data: Data, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="scheme"):
+        export(trained_net, digits_data, format="openvino", path=tmp_path, scheme="tensorrt")
+
+
+def test_a_fresh_process_without_torch_runs_it(integer: Exported) -> None:
+    code = (
+        "import sys, numpy as np; from lwplugin.measure.runtimes.base import create; r = create('openvino');"
+        f"r.load({str(integer.file)!r}, device='cpu', threads=1, optimize=True, output='output');"
+        "print(r.run({'input': np.zeros((2, 1, 8, 8), np.float32)}).shape, 'torch' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "(2, 10) False"
