@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE, WEIGHTS = "model.xml", "model.bin"
+_MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
 
 
 class Options(ExportOptions):
@@ -77,9 +79,9 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path) -> None:
 def _name_by_place(model: openvino.Model) -> None:
     """OpenVINO counts up its names over the process: the same model must give the same bytes."""
     for place, node in enumerate(model.get_ordered_ops()):
-        kind, _, number = node.get_friendly_name().rpartition("_")
-        if kind == node.get_type_name() and number.isdigit():
-            node.set_friendly_name(f"{kind}_{place}")
+        made_up = _MADE_UP.fullmatch(node.get_friendly_name())
+        if made_up:
+            node.set_friendly_name(f"{made_up[1]}_{place}")
 
 
 def _refuse_packed(graph: source.Graph) -> None:
