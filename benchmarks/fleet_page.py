@@ -1,4 +1,4 @@
-"""The policy's evaluation and the fleet's pages over 1,000 and 10,000 registered versions, without a registry: CPU time.
+"""The policy's evaluation and the fleet's pages over 1,000 and 10,000 versions, in CPU time, without a registry.
 
 python benchmarks/fleet_page.py
 """
