@@ -24,6 +24,7 @@ FORMATS: dict[str, str] = {
     "torch": "torch",
     "bundle": "torch",
     "pt2": "torch",
+    "torch_export": "torch",
 }
 
 

@@ -19,6 +19,7 @@ class TorchRuntime:
     def __init__(self) -> None:
         self.version = str(torch.__version__)
         self._module: Any = None
+        self._positional = False
         self._device = torch.device("cpu")
 
     def load(self, file: str, *, device: str, threads: int, optimize: bool, output: str) -> dict[str, Any]:
@@ -27,12 +28,14 @@ class TorchRuntime:
         torch.set_num_threads(threads)
         self._device = torch.device(device)
         self._module = _read(Path(file)).to(self._device)
+        # A .pt2 program that export wrote takes its inputs in the file's order, without names.
+        self._positional = Path(file).is_file()
         return {"inputs": [], "providers": [device]}
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         tensors = {name: torch.from_numpy(np.array(value)).to(self._device) for name, value in feeds.items()}
         with torch.inference_mode():
-            raw = _call(self._module, tensors)
+            raw = self._module(*tensors.values()) if self._positional else _call(self._module, tensors)
         result: Array = _first_tensor(raw).float().cpu().numpy()
         return result
 

@@ -1,0 +1,80 @@
+"""torch.export: the float model as a ``.pt2`` program with a dynamic batch, for torch and what builds on it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lwplugin.data.batch import tensors
+from lwplugin.errors import ExportError
+from lwplugin.export.base import Exported, ExportOptions, file_digest
+from lwplugin.export.onnx_quantized import quantized_layers
+from lwplugin.export.parity import check
+from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lwplugin.data import Data
+    from lwplugin.model.bundle import LightModel
+    from lwplugin.progress import Progress
+
+FILE = "model.pt2"
+FACTS = "lwplugin.json"
+
+
+class Options(ExportOptions):
+    """Options of `torch_export`: those of all formats."""
+
+
+def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
+    """Export, save with the facts inside, load and compare in a fresh process."""
+    module = light.copy_module().eval().to("cpu")
+    layers = quantized_layers(module)
+    if layers:
+        raise ExportError(
+            "A .pt2 file holds float models only: torch would compute these layers in float all the same",
+            got=f"quantized layers {', '.join(sorted(layers)[:5])}",
+            do="export format 'onnx' or 'openvino', which have integer kernels",
+        )
+    example = data.example(max(options.parity_examples, 2))
+    progress("export torch_export", 0, 2)
+    arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
+    program = _program(OneOutput(module, data.task, example).eval(), arguments)
+    told = json.dumps({**facts(light), **options.metadata}, sort_keys=True)
+    file = directory / FILE
+    torch.export.save(program, file, extra_files={FACTS: told})
+    progress("export torch_export", 1, 2)
+    meta: dict[str, Any] = {}
+    if options.parity:
+        meta["parity"] = check(file, module, data.task, example, options, runtime="torch", rounds=False)
+    progress("export torch_export", 2, 2)
+    return Exported(
+        path=directory,
+        format="torch_export",
+        file=file,
+        digest=file_digest(file),
+        inputs=described(example),
+        output=OUTPUT,
+        meta=meta,
+    )
+
+
+def _program(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return torch.export.export(
+                module, arguments, dynamic_shapes=(tuple({0: batch} for _ in arguments),)
+            )
+    except Exception as error:
+        raise ExportError(
+            "torch cannot export this model",
+            got=root_cause(error),
+            do="keep data-dependent control flow and shapes out of forward, and let the batch size vary",
+        ) from error

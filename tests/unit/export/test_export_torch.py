@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lwplugin.data import Data, from_arrays
+from lwplugin.errors import ExportError, RegistryError
+from lwplugin.export import Exported, export, load_exported
+from lwplugin.measure import measure
+from lwplugin.quantize import quantize
+from lwplugin.registry import flavor
+
+
+@pytest.fixture(scope="module")
+def program(trained_net: nn.Module, digits_data: Data, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    path = tmp_path_factory.mktemp("pt2")
+    return export(trained_net, digits_data, format="torch_export", path=path, metadata={"labels": "0,1,2"})
+
+
+def test_it_answers_as_the_model_at_any_batch(
+    program: Exported, trained_net: nn.Module, digits_data: Data
+) -> None:
+    told = {"lwplugin.json": ""}
+    loaded = torch.export.load(program.file, extra_files=told).module()
+    for count in (1, 3, 100):
+        x = next(digits_data.need("test").batches(count)).inputs
+        with torch.no_grad():
+            assert (loaded(x) - trained_net(x)).abs().max() < 1e-4
+    assert program.meta["parity"]["max_abs_error"] < 1e-4
+    assert json.loads(told["lwplugin.json"])["labels"] == "0,1,2"
+    assert load_exported(program.path) == program
+
+
+def test_it_is_measured_in_torch(program: Exported, digits_data: Data) -> None:
+    found = measure(
+        program.path, digits_data, min_seconds=0.15, max_seconds=0.6, processes=1, timeout_s=120.0
+    )
+    assert (found.format, found.runtime) == ("torch_export", "torch")
+    assert found.metrics["accuracy"] > 0.8
+    assert found.latency.p50_ms > 0
+
+
+def test_two_named_inputs_in_their_order(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+            return left - 2 * right
+
+    left, right = np.random.default_rng(0).standard_normal((2, 40, 3)).astype(np.float32)
+    data = from_arrays(test=({"left": left, "right": right}, np.arange(40) % 3))
+    exported = export(Pair(), data, format="torch_export", path=tmp_path)
+    assert exported.meta["parity"]["max_abs_error"] == 0.0
+
+
+def test_quantized_models_are_refused_with_the_reason(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="float models only"):
+        export(quantize(trained_net, digits_data), digits_data, format="torch_export", path=tmp_path)
+    assert not (tmp_path / "export.json").exists()
+
+
+def test_control_flow_on_data_is_refused_with_torch_s_reason(digits_data: Data, tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+
+    with pytest.raises(ExportError, match="torch cannot export"):
+        export(Branch(), digits_data, format="torch_export", path=tmp_path)
+
+
+def test_mlflow_does_not_serve_it_and_says_so(program: Exported, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="cannot be served"):
+        flavor.save_model(tmp_path / "model", exported=program.path)
