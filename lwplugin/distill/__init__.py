@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.distill import hard, soft
+from lwplugin.distill import bootstrap, dynamic, feature, gradient, hard, soft
 from lwplugin.distill.base import Method
 from lwplugin.distill.config import DistillConfig
 from lwplugin.errors import RecipeError, did_you_mean
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
 
-METHODS: dict[str, Method] = {m.METHOD.name: m.METHOD for m in (soft, hard)}
+METHODS: dict[str, Method] = {
+    m.METHOD.name: m.METHOD for m in (soft, hard, feature, dynamic, gradient, bootstrap)
+}
 
 __all__ = ["METHODS", "DistillConfig", "Method", "distill"]
 

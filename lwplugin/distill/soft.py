@@ -13,9 +13,9 @@ from lwplugin.training.finetune import imitation
 from lwplugin.training.result import TrainResult
 
 
-def answers_loss(lesson: Lesson, outputs: Tensor, batch: Batch) -> Tensor:
+def answers_loss(lesson: Lesson, outputs: Tensor, batch: Batch, wanted: Tensor | None = None) -> Tensor:
     """Divergence from the teacher's softened classes (relative squared error for other answers), and the labels."""
-    wanted = lesson.answers(batch)
+    wanted = lesson.answers(batch) if wanted is None else wanted
     temperature = lesson.config.temperature
     followed = imitation(outputs, wanted, logits=lesson.teacher.logits, temperature=temperature)
     return lesson.with_labels(outputs, batch, followed)

@@ -25,7 +25,7 @@ class Teacher:
 
     def __init__(self, modules: Sequence[nn.Module], data: Data, device: torch.device) -> None:
         self.modules = [module.eval().requires_grad_(False).to(device) for module in modules]
-        self._data, self._device = data, device
+        self._data, self.device = data, device
         self._kept: Tensor | None = None
 
     @property
@@ -41,7 +41,7 @@ class Teacher:
     def __call__(self, batch: Batch, *, of_training: bool) -> Tensor:
         """Answers for a batch on the device: float [n, …], without gradients; kept ones are ``of_training``."""
         if of_training and self._kept is not None:
-            return self._kept[torch.from_numpy(batch.ids)].to(self._device)
+            return self._kept[torch.from_numpy(batch.ids)].to(self.device)
         with torch.no_grad():
             outputs = [self._data.task.outputs(call(module, batch.inputs)).float() for module in self.modules]
         return self._averaged(outputs)
@@ -55,12 +55,12 @@ class Teacher:
         split = self._data.need("train")
         if examples_used <= len(split) or not isinstance(split.reader, TensorReader | ArrayReader):
             return
-        example = self(next(split.batches(1)).to(self._device), of_training=False)
+        example = self(next(split.batches(1)).to(self.device), of_training=False)
         if example.nbytes * len(split) > _MOST_KEPT_BYTES:
             return
         task = self._data.task
         kept = [
-            torch.from_numpy(predict(module, split, task, progress=progress)).to(self._device)
+            torch.from_numpy(predict(module, split, task, progress=progress)).to(self.device)
             for module in self.modules
         ]
         self._kept = self._averaged(kept).cpu()

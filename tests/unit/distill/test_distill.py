@@ -8,46 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_nets import drawn
 from torch import nn
 
 import lwplugin
-from lwplugin.data import Data, evaluate, from_arrays, load
+from lwplugin.data import Data, evaluate, from_arrays
 from lwplugin.distill.teacher import Teacher
-from lwplugin.errors import MethodError, RecipeError
-from lwplugin.training import TrainConfig, train
+from lwplugin.errors import MethodError, ModelError, RecipeError
 from lwplugin.training.collapse import agreement_with
-
-
-def net(width: int = 8, classes: int = 10) -> nn.Sequential:
-    """Images [n, 1, 8, 8] → logits [n, classes]."""
-    return nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(2 * width, classes),
-    )
-
-
-def drawn(seed: int = 1, **sizes: int) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return net(**sizes)
-
-
-@pytest.fixture(scope="module")
-def data() -> Data:
-    torch.set_num_threads(1)
-    return load({"source": "digits", "calibration": 256}, "classification")
-
-
-@pytest.fixture(scope="module")
-def teacher(data: Data) -> nn.Module:
-    module = drawn(0, width=16)
-    train(module, data, config=TrainConfig(epochs=12, lr=1e-2, schedule="onecycle"))
-    return module.eval()
 
 
 def unlabelled(data: Data) -> Data:
@@ -102,18 +70,19 @@ def test_several_teachers_are_averaged_as_probabilities(data: Data) -> None:
 def test_a_student_of_its_own_factory_reloads_with_the_models_history(
     data: Data, teacher: nn.Module, tmp_path: Path
 ) -> None:
-    student = {"module": "torchvision.models:squeezenet1_1", "args": {"num_classes": 10}}
-    pytest.importorskip("torchvision")
-    x = torch.rand(64, 3, 32, 32)
-    small = from_arrays(train=x, calibration=x[:32], task="classification", duplicates="ignore")
-    guide = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    parent = lwplugin.light(guide)
-    light = lwplugin.distill(parent, small, teacher=parent, student=student, collapse=0)
+    student = {"module": "small_nets:net", "args": {"width": 4}}
+    parent = lwplugin.distill(drawn(), data, teacher=teacher, collapse=0)
+    light = lwplugin.distill(parent, data, teacher=teacher, student=student, collapse=0)
+    again = lwplugin.distill(parent, data, teacher=teacher, student=student, collapse=0)
     light.save(tmp_path / "bundle")
-    found = lwplugin.load(tmp_path / "bundle")
+    found, images = lwplugin.load(tmp_path / "bundle"), data.example(4)
     with torch.no_grad():
-        assert torch.equal(found.module(x[:4]), light.module(x[:4]))
-    assert found.history[-1].config["student"] == student
+        assert torch.equal(found.module(images), light.module(images))
+        assert torch.equal(again.module(images), light.module(images))
+    assert found.module.get_parameter("0.weight").shape[0] == 4
+    assert [entry.step for entry in found.history] == ["distill", "distill"]
+    with pytest.raises(ModelError, match="Factory 'small_nets:nett' cannot be imported"):
+        lwplugin.distill(drawn(), data, teacher=teacher, student={"module": "small_nets:nett"})
 
 
 def test_pruned_single_weights_stay_pruned(data: Data, teacher: nn.Module) -> None:

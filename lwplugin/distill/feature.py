@@ -1,0 +1,114 @@
+"""Features: layers inside follow the teacher's (hints, 1412.6550) or look where it looks (1612.03928)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Batch, call
+from lwplugin.distill.base import Lesson, Method
+from lwplugin.distill.config import SoftConfig
+from lwplugin.distill.guided import Guided
+from lwplugin.distill.matching import Shapes, chosen, features, first_tensor, match
+from lwplugin.distill.soft import answers_loss
+from lwplugin.errors import MethodError
+from lwplugin.model.watching import watching
+from lwplugin.training.randomness import own_randomness
+from lwplugin.training.result import TrainResult
+
+
+class FeatureConfig(SoftConfig):
+    """Options of `feature`."""
+
+    kind: Literal["hint", "attention"] = Field(
+        "attention",
+        description="attention: where a layer is active, whatever its width. hint: the teacher's values, "
+        "through a learned projection where the widths differ.",
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of the layers' distance beside the answers' loss.")
+    pairs: dict[str, str] = Field(
+        default_factory=dict,
+        description="Student's layer → teacher's, dotted names; found by name and resolution where empty.",
+    )
+
+
+def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
+    """Train on answers and on what happens inside.
+
+    Raises MethodError where no layers match.
+    """
+    config, teacher = lesson.config, lesson.teacher.module
+    inputs = lesson.data.example(2)
+    mine = features(lesson.student, inputs)
+    theirs = features(teacher.cpu(), inputs)
+    teacher.to(lesson.teacher.device)
+    pairs = chosen(config.pairs, mine, theirs) if config.pairs else match(mine, theirs)
+    if not pairs:
+        raise MethodError(
+            "No layers of student and teacher match",
+            got=f"the student's {list(mine)[:5]}, the teacher's {list(theirs)[:5]}",
+            do="name them with pairs: {student's layer: teacher's layer}, or use method 'soft'",
+        )
+    guided = Guided(lesson.student, _projections(pairs, mine, theirs, config))
+    measure = _attention if config.kind == "attention" else _hint
+
+    def loss(module: nn.Module, batch: Batch) -> Tensor:
+        given: dict[str, Tensor] = {}
+        wanted: dict[str, Tensor] = {}
+        with ExitStack() as watched:
+            watched.enter_context(watching(lesson.student, pairs, _into(given)))
+            watched.enter_context(watching(teacher, set(pairs.values()), _into(wanted)))
+            outputs = lesson.outputs(module, batch)
+            with torch.no_grad():
+                answers = lesson.data.task.outputs(call(teacher, batch.inputs)).float()
+        apart = [
+            measure(guided.adapted(name, given[name]).float(), wanted[of].float())
+            for name, of in pairs.items()
+        ]
+        return answers_loss(lesson, outputs, batch, answers) + config.weight * torch.stack(apart).mean()
+
+    return lesson.learn(loss, around=guided), {"pairs": pairs}
+
+
+def _into(kept: dict[str, Tensor]) -> Any:
+    return lambda name, _, output: kept.__setitem__(name, first_tensor(output))
+
+
+def _attention(given: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared distance of attention maps of length 1: from 0 to 2."""
+    return (attention_map(given) - attention_map(wanted)).square().sum(1).mean()
+
+
+def attention_map(values: Tensor) -> Tensor:
+    """[n, c, h, w] → [n, h·w], [n, tokens, c] → [n, tokens]: mean square over channels, of length 1."""
+    channels = 1 if values.ndim == 4 else 2
+    return F.normalize(values.square().mean(channels).flatten(1), dim=1, eps=1e-12)
+
+
+def _hint(given: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error relative to the teacher's own values."""
+    return (given - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+
+
+def _projections(
+    pairs: dict[str, str], mine: Shapes, theirs: Shapes, config: FeatureConfig
+) -> dict[str, nn.Module]:
+    """A linear map of the channels for every pair of different widths; none for attention maps."""
+    if config.kind == "attention":
+        return {}
+    made: dict[str, nn.Module] = {}
+    with own_randomness(config.seed, torch.device("cpu")):
+        for name, of in pairs.items():
+            maps = len(mine[name]) == 4
+            width, wide = (shapes[1 if maps else 2] for shapes in (mine[name], theirs[of]))
+            if width != wide:
+                made[name] = nn.Conv2d(width, wide, 1) if maps else nn.Linear(width, wide)
+    return made
+
+
+METHOD = Method("feature", FeatureConfig, teach, "layers inside: hints or attention transfer")
