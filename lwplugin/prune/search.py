@@ -111,12 +111,12 @@ class _Population:
 
     def child(self) -> np.ndarray:
         """The next candidate: the start, then random ones, then bred from two good ones and changed in places."""
-        config, groups = self._config, self.factors.shape[1]
+        config, groups = self._config, int(self.factors.shape[1])
         if self.evaluated == 0:
             return np.zeros(groups)
         rng = np.random.default_rng([config.seed, self.evaluated])
         if self.evaluated < config.population:
-            drawn: np.ndarray = config.spread * rng.standard_normal(groups)
+            drawn: np.ndarray = config.spread * rng.standard_normal((groups,))
             return drawn
         elite = np.argsort(self.scores, kind="stable")[: config.population]
         mother, father = (self.factors[min(rng.choice(elite, 2), key=lambda i: self.scores[i])] for _ in "ab")
