@@ -106,6 +106,7 @@ def parent_loss(
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         outputs = task.outputs(call(module, batch.inputs))
+        parent.to(outputs.device)  # training may happen elsewhere than where the parent lies
         with torch.no_grad():
             wanted = task.outputs(call(parent, batch.inputs))
         followed = imitation(outputs, wanted, logits=task.name in LOGITS)
