@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -99,9 +100,20 @@ def test_failure_leaves_nothing_and_keeps_the_checkpoint(tmp_path: Path) -> None
     assert not (tmp_path / "work" / KEY).exists()
 
 
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the package logs, whatever a library in this process has done to logging before."""
+    logger = logging.getLogger("lwplugin")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    caplog.set_level(logging.WARNING, "lwplugin")
+    return caplog
+
+
 @pytest.mark.parametrize("damage", ["change", "extra", "manifest", "truncate"])
 def test_damaged_result_counts_as_absent_and_is_kept_aside(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: str, heard: pytest.LogCaptureFixture
 ) -> None:
     store = Store(tmp_path)
     with store.put(KEY) as place:
@@ -117,7 +129,7 @@ def test_damaged_result_counts_as_absent_and_is_kept_aside(
     else:
         (found.parent / "manifest.json").write_text("")
     assert store.get(KEY) is None
-    assert "damaged" in caplog.text
+    assert "damaged" in heard.text
     assert len(list((tmp_path / "damaged").iterdir())) == 1
     with store.put(KEY) as place:
         (place / "file").write_text("good")
