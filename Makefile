@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Several processes share the cores: a thread that waits sleeps instead of spinning.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help venv demo test check format clean
 
