@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lwplugin.components.step import StepConfig
 from pydantic import Field
 
 from lwplugin.data.spec import DataSpec, TaskSpec
+from lwplugin.progress import Progress
+
+if TYPE_CHECKING:
+    from lwplugin.data import Data
+    from lwplugin.model import LightModel
 
 
 class FamilyConfig(StepConfig):
@@ -25,6 +32,45 @@ class DataConfig(StepConfig):
 
     data: DataSpec = Field(description="the recipe's data block")
     task: TaskSpec = Field(description="the recipe's task")
+
+
+class Compress(Protocol):
+    """A family's public function: `prune`, `factorize`, …"""
+
+    def __call__(
+        self,
+        model: LightModel,
+        data: Data,
+        *,
+        method: str,
+        progress: Progress,
+        checkpoint: Path,
+        **options: Any,
+    ) -> LightModel: ...
+
+
+def run_family(
+    compress: Compress,
+    config: FamilyConfig,
+    inputs: Mapping[str, Path],
+    output: Path,
+    *,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """Load the bundle and the examples, compress, save; a training keeps its state below ``scratch``."""
+    from lwplugin.data import load as load_data
+    from lwplugin.model import load
+
+    light = compress(
+        load(inputs["bundle"] / "bundle"),
+        load_data(config.data, config.task),
+        method=config.method,
+        progress=progress,
+        checkpoint=scratch / "training",
+        **config.options,
+    )
+    light.save(output / "bundle")
 
 
 def examples(config: FamilyConfig | DataConfig) -> dict[str, Any]:

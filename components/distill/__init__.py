@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lwplugin.components.family import FamilyConfig, examples
+from lwplugin.components.family import FamilyConfig, examples, run_family
 from lwplugin.components.step import Step
 
 from lwplugin.progress import Progress
@@ -15,20 +16,11 @@ from lwplugin.progress import Progress
 def run(
     config: FamilyConfig, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
 ) -> None:
-    from lwplugin.data import load as load_data
     from lwplugin.distill import distill
     from lwplugin.model import load
 
-    light = distill(
-        load(inputs["bundle"] / "bundle"),
-        load_data(config.data, config.task),
-        teacher=load(inputs["teacher"] / "bundle"),
-        method=config.method,
-        progress=progress,
-        checkpoint=scratch / "training",
-        **config.options,
-    )
-    light.save(output / "bundle")
+    taught = partial(distill, teacher=load(inputs["teacher"] / "bundle"))
+    run_family(taught, config, inputs, output, scratch=scratch, progress=progress)
 
 
 def _context(config: FamilyConfig) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from lwplugin.components.family import FamilyConfig, examples
+from lwplugin.components.family import FamilyConfig, examples, run_family
 from lwplugin.components.step import Step
 
 from lwplugin.progress import Progress
@@ -14,19 +14,9 @@ from lwplugin.progress import Progress
 def run(
     config: FamilyConfig, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
 ) -> None:
-    from lwplugin.data import load as load_data
-    from lwplugin.model import load
     from lwplugin.prune import prune
 
-    light = prune(
-        load(inputs["bundle"] / "bundle"),
-        load_data(config.data, config.task),
-        method=config.method,
-        progress=progress,
-        checkpoint=scratch / "finetune",
-        **config.options,
-    )
-    light.save(output / "bundle")
+    run_family(prune, config, inputs, output, scratch=scratch, progress=progress)
 
 
 STEP = Step(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lwplugin.components.family import FamilyConfig, examples
+from lwplugin.components.family import FamilyConfig, examples, run_family
 from lwplugin.components.step import Step
 
 from lwplugin.progress import Progress
@@ -15,19 +15,9 @@ from lwplugin.progress import Progress
 def run(
     config: FamilyConfig, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
 ) -> None:
-    from lwplugin.data import load as load_data
-    from lwplugin.model import load
     from lwplugin.quantize import quantize
 
-    light = quantize(
-        load(inputs["bundle"] / "bundle"),
-        load_data(config.data, config.task),
-        method=config.method,
-        progress=progress,
-        checkpoint=scratch / "training",
-        **config.options,
-    )
-    light.save(output / "bundle")
+    run_family(quantize, config, inputs, output, scratch=scratch, progress=progress)
 
 
 def _examples_and_kernels(config: FamilyConfig) -> dict[str, Any]:
