@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lwplugin.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+M = TypeVar("M")
 _ORDER = ("prune", "factorize", "distill", "quantize")
 
 
@@ -36,11 +37,15 @@ def methods(family: str) -> Mapping[str, Any]:
 
 def option_model(family: str, method: str) -> type[BaseModel]:
     """The config class of one method. Raises RecipeError for an unknown name."""
-    known = methods(family)
-    if method not in known:
-        raise RecipeError(f"Unknown {family} method", got=repr(method), do=did_you_mean(method, known))
-    config: type[BaseModel] = known[method].config
+    config: type[BaseModel] = named(methods(family), method, of=family).config
     return config
+
+
+def named(known: Mapping[str, M], method: str, *, of: str) -> M:
+    """The method of a name. Raises RecipeError with the nearest known one; ``of`` names the family in it."""
+    if method not in known:
+        raise RecipeError(f"Unknown {of} method", got=repr(method), do=did_you_mean(method, known))
+    return known[method]
 
 
 def default_method(family: str) -> str:

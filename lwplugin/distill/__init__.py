@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lwplugin.distill import bootstrap, dynamic, feature, gradient, hard, soft
 from lwplugin.distill.base import Method
 from lwplugin.distill.config import DistillConfig
-from lwplugin.errors import RecipeError, did_you_mean
-from lwplugin.methods import configure
+from lwplugin.methods import configure, named
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -53,9 +52,7 @@ def distill(
     """
     from lwplugin.model.bundle import LightModel, light
 
-    if method not in METHODS:
-        raise RecipeError("Unknown distillation method", got=repr(method), do=did_you_mean(method, METHODS))
-    chosen = METHODS[method]
+    chosen = named(METHODS, method, of="distillation")
     config = configure(chosen, options)
     guide = teacher.module if isinstance(teacher, LightModel) else teacher
     return chosen.run(light(model), data, guide, config, progress, checkpoint)

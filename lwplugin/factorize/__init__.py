@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.factorize import pca, svd, tucker
 from lwplugin.factorize.base import FactorizeConfig, Method
-from lwplugin.methods import configure
+from lwplugin.methods import configure, named
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -46,7 +45,5 @@ def factorize(
     """
     from lwplugin.model.bundle import light
 
-    if method not in METHODS:
-        raise RecipeError("Unknown low-rank method", got=repr(method), do=did_you_mean(method, METHODS))
-    chosen = METHODS[method]
+    chosen = named(METHODS, method, of="low-rank")
     return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.errors import RecipeError, did_you_mean
-from lwplugin.methods import configure
+from lwplugin.methods import configure, named
 from lwplugin.progress import Progress, silent
 from lwplugin.prune import (
     activation,
@@ -61,7 +60,7 @@ def prune(
     Args:
         method: one of ``METHODS``.
         checkpoint: file in which a fine-tuning keeps its state, to go on from after a crash.
-        options: the method's options; one of ``macs`` or ``params`` (fraction that stays) is needed.
+        options: the method's options; one of ``macs``, ``params`` and ``latency`` (fraction that stays) is needed.
 
     Raises:
         RecipeError: an unknown method or option.
@@ -69,7 +68,5 @@ def prune(
     """
     from lwplugin.model.bundle import light
 
-    if method not in METHODS:
-        raise RecipeError("Unknown pruning method", got=repr(method), do=did_you_mean(method, METHODS))
-    chosen = METHODS[method]
+    chosen = named(METHODS, method, of="pruning")
     return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)

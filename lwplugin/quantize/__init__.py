@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.errors import RecipeError, did_you_mean
-from lwplugin.methods import configure
+from lwplugin.methods import configure, named
 from lwplugin.progress import Progress, silent
 from lwplugin.quantize import binary, codebook, half, int8, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
@@ -60,8 +59,6 @@ def quantize(
     """
     from lwplugin.model.bundle import light
 
-    if method not in METHODS:
-        raise RecipeError("Unknown quantization method", got=repr(method), do=did_you_mean(method, METHODS))
-    chosen = METHODS[method]
+    chosen = named(METHODS, method, of="quantization")
     resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
     return chosen.run(light(model), data, configure(chosen, options), progress, **resumed)
