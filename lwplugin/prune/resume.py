@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-import torch
 from torch import nn
 
 from lwplugin.artifact import digest_json
 from lwplugin.errors import MethodError
 from lwplugin.prune.base import PruneConfig
+from lwplugin.training.state_file import read_state, write_state
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -42,12 +40,7 @@ class Rounds:
         """
         if self.path is None or not self.path.exists():
             return None
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file fails anywhere in the unpickler
-            raise MethodError(
-                f"The checkpoint '{self.path}' cannot be read", got=error, do="delete it to begin anew"
-            ) from error
+        state: dict[str, Any] = read_state(self.path, anew="begin anew")
         if not isinstance(state, dict) or state.get("identity") != self._identity:
             raise MethodError(
                 f"The checkpoint '{self.path}' is of another run",
@@ -57,16 +50,6 @@ class Rounds:
         return state
 
     def save(self, **state: Any) -> None:
-        """Written beside and renamed over: a kill leaves the old or the new file whole."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        written = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
-        try:
-            with written.open("wb") as stream:
-                torch.save({"identity": self._identity, **state}, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            written.replace(self.path)
-        finally:
-            written.unlink(missing_ok=True)
+        """Over what was saved before, atomically."""
+        if self.path is not None:
+            write_state(self.path, {"identity": self._identity, **state})

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import nn
@@ -16,6 +14,7 @@ from torch import nn
 from lwplugin.data.dataset import Data
 from lwplugin.errors import MethodError
 from lwplugin.training.config import TrainConfig
+from lwplugin.training.state_file import read_state, write_state
 
 SCHEMA = 1
 _HOW_OFTEN = {"checkpoint_every_s", "checkpoint_every_steps"}
@@ -66,7 +65,7 @@ def save(
     position: Position,
     device: torch.device,
 ) -> None:
-    """Writes beside ``path``, syncs, then renames over it: a kill leaves the old or the new file whole."""
+    """Writes the whole state of a training over ``path``, atomically."""
     state = {
         "schema": SCHEMA,
         "identity": identity,
@@ -78,26 +77,12 @@ def save(
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with written.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+    write_state(path, state)
 
 
 def read(path: Path, *, identity: str) -> dict[str, Any]:
     """The saved state, on the CPU. Raises MethodError for a damaged file or one of another training."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn file fails anywhere in the unpickler
-        raise MethodError(
-            f"The checkpoint '{path}' cannot be read", got=error, do="delete it to train from the start"
-        ) from error
+    state: dict[str, Any] = read_state(path, anew="train from the start")
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise MethodError(
             f"'{path}' is not a checkpoint of this version", do="delete it to train from the start"
