@@ -18,7 +18,7 @@ from lwplugin.distill.config import DistillConfig
 from lwplugin.distill.teacher import Teacher
 from lwplugin.errors import MethodError
 from lwplugin.progress import Progress
-from lwplugin.training.collapse import agreement_with, collapsed
+from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import holding
 from lwplugin.training.loop import Loss, train
 from lwplugin.training.precision import choose_device
@@ -136,9 +136,8 @@ def run(
     guide = Teacher([master], data, choose_device(config))
     lesson = Lesson(student, guide, data, config, progress, checkpoint, f"train by {method.name}")
     result, details = method.teach(lesson)
-    agreement = agreement_with(master, student, data)
-    if agreement is not None and agreement < config.collapse:
-        raise collapsed("Distillation", agreement, "train for longer or with another lr, or lower collapse")
+    way_out = "train for longer or with another lr, or lower collapse"
+    agreement = check_agreement(master, student, data, config.collapse, "Distillation", way_out)
     entry = HistoryEntry(
         step="distill",
         method=method.name,
@@ -148,7 +147,7 @@ def run(
             "loss": float(result.losses[-1]) if result.losses else 0.0,
             "params": float(_count(student)),
             "teacher_params": float(_count(master)),
-            **({} if agreement is None else {"agreement": agreement}),
+            **agreement,
         },
         seed=config.seed,
         details={"layers": _moved(before, student), "training": result.details(), **details},

@@ -28,7 +28,7 @@ from lwplugin.model.cost import Cost, cost
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, Response, parent_responses, repairable
 from lwplugin.progress import Progress
-from lwplugin.training.collapse import agreement_with, collapsed
+from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
@@ -156,9 +156,7 @@ def run(
     trained = finetune(
         module, parent, data, config, seed=config.seed, checkpoint=checkpoint, progress=progress
     )
-    agreement = agreement_with(parent, module, data)
-    if agreement is not None and agreement < config.collapse:
-        raise collapsed("Factorizing", agreement)
+    agreement = check_agreement(parent, module, data, config.collapse, "Factorizing")
     after = cost(module, example)
     entry = HistoryEntry(
         step="factorize",
@@ -166,7 +164,7 @@ def run(
         config=config.model_dump(mode="json"),
         metrics={
             **_totals(before, after),
-            **({} if agreement is None else {"agreement": agreement}),
+            **agreement,
             **trained,
         },
         seed=config.seed,

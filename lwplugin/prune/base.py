@@ -25,7 +25,7 @@ from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repai
 from lwplugin.progress import Progress
 from lwplugin.prune.explain import explain
 from lwplugin.prune.select import Budget, Cost, Importance, Limits, select
-from lwplugin.training.collapse import agreement_with, collapsed
+from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
@@ -163,12 +163,10 @@ def run(
         progress=progress,
         hold=pruned.hold,
     )
-    agreement = agreement_with(parent, module, data)
-    if agreement is not None and agreement < config.collapse:
-        raise collapsed("Pruning", agreement)
+    agreement = check_agreement(parent, module, data, config.collapse, "Pruning")
     metrics = {
         **pruned.metrics,
-        **({} if agreement is None else {"agreement": agreement}),
+        **agreement,
         **trained,
         **(method.report(parent, module, data, config) if method.report else {}),
     }

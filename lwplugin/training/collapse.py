@@ -32,14 +32,26 @@ def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | 
     return float(data.task.agreement(new, old).mean())
 
 
-def collapsed(
+def check_agreement(
+    parent: nn.Module,
+    module: nn.Module,
+    data: Data,
+    least: float,
     what: str,
-    agreement: float,
     do: str = "keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
-) -> MethodError:
-    """The error of a model that no longer answers as its parent does; ``what`` begins its sentence."""
-    return MethodError(
-        f"{what} collapsed the model",
-        got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
-        do=do,
-    )
+) -> dict[str, float]:
+    """The agreement as a metric; none without calibration examples. ``what`` begins the error's sentence.
+
+    Raises:
+        MethodError: a model that no longer answers as its parent does, or not in finite numbers.
+    """
+    agreement = agreement_with(parent, module, data)
+    if agreement is None:
+        return {}
+    if agreement < least:
+        raise MethodError(
+            f"{what} collapsed the model",
+            got=f"its answers agree with the parent's on {agreement:.1%} of the calibration examples",
+            do=do,
+        )
+    return {"agreement": agreement}
