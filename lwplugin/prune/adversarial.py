@@ -23,8 +23,8 @@ from lwplugin.progress import Progress
 from lwplugin.prune.attack import Attack
 from lwplugin.prune.base import Method, PruneConfig
 from lwplugin.prune.select import Importance
-from lwplugin.prune.sensitivity import LOGITS, only_trainable
-from lwplugin.training.finetune import imitation
+from lwplugin.prune.sensitivity import only_trainable
+from lwplugin.training.finetune import LOGITS, imitation
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Split, Task

@@ -22,11 +22,10 @@ from lwplugin.data.batch import Batch, call
 from lwplugin.model.graph import Graph, Group
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
-from lwplugin.prune.importance import sum_by_unit
 from lwplugin.prune.reading import Reading, by_unit, readings
 from lwplugin.prune.select import Importance
-from lwplugin.prune.sensitivity import LOGITS, gate_loss, only_trainable
-from lwplugin.training.finetune import imitation
+from lwplugin.prune.sensitivity import gate_loss, only_trainable, unit_slopes
+from lwplugin.training.finetune import LOGITS, imitation
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Split, Task
@@ -176,22 +175,18 @@ def _gates(
     progress: Progress,
 ) -> list[tuple[Group, np.ndarray]]:
     generator = torch.Generator().manual_seed(config.seed)
-    names = {name for group in groups for name, _ in group.readers}
-    weights = {name: p for name, p in module.named_parameters() if name in names}
     sums = [np.zeros(len(group)) for group in groups]
     total = -(-len(split) // config.attention_batch_size)
-    with only_trainable(module, names):
-        for done, batch in enumerate(split.batches(config.attention_batch_size), start=1):
-            loss = gate_loss(module, batch, task, generator)
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            products = {
-                name: weight.detach() * gradient
-                for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-                if gradient is not None
-            }
-            for group, tally in zip(groups, sums, strict=True):
-                tally += np.abs(sum_by_unit(group, products, group.readers))
-            progress("head gates", done, total)
+    slopes_of = unit_slopes(
+        module,
+        groups,
+        split.batches(config.attention_batch_size),
+        lambda batch: gate_loss(module, batch, task, generator),
+    )
+    for done, slopes in enumerate(slopes_of, start=1):
+        for tally, slope in zip(sums, slopes, strict=True):
+            tally += np.abs(slope)
+        progress("head gates", done, total)
     return [
         (group, tally / max(float(np.linalg.norm(tally)), 1e-30))
         for group, tally in zip(groups, sums, strict=True)

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lwplugin.data.evaluation import predict
-from lwplugin.prune.sensitivity import LOGITS
-from lwplugin.training.finetune import imitation
+from lwplugin.training.finetune import LOGITS, imitation
 
 if TYPE_CHECKING:
     from lwplugin.data import Data

@@ -1,18 +1,22 @@
-"""A loss to differentiate by gates: the labels' where there are some, else the model's own answers."""
+"""Derivatives by gates, and a loss for them: the labels' where there are some, else the model's own answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
-from lwplugin.training.finetune import LOGITS as LOGITS
+from lwplugin.model.graph import Group
+from lwplugin.prune.importance import sum_by_unit
+from lwplugin.training.finetune import LOGITS
 
 if TYPE_CHECKING:
     from lwplugin.data import Task
@@ -50,6 +54,27 @@ def gate_loss(module: nn.Module, batch: Batch, task: Task, generator: torch.Gene
 def _own_answers(logits: Tensor, generator: torch.Generator) -> Tensor:
     drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=generator)[:, 0]
     return F.cross_entropy(logits, drawn.to(logits.device))
+
+
+def unit_slopes(
+    module: nn.Module, groups: Sequence[Group], batches: Iterable[Batch], loss: Callable[[Batch], Tensor]
+) -> Iterator[list[npt.NDArray[np.float64]]]:
+    """For each batch ∂loss/∂gate of a gate on every unit of ``groups``, where other layers read it.
+
+    The derivative is the sum of weight × gradient over the reading slices, exact whatever norms and activations lie
+    between.
+    """
+    names = {name for group in groups for name, _ in group.readers}
+    weights = {name: p for name, p in module.named_parameters() if name in names}
+    with only_trainable(module, names):
+        for batch in batches:
+            gradients = torch.autograd.grad(loss(batch), list(weights.values()), allow_unused=True)
+            products = {
+                name: weight.detach() * gradient
+                for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+                if gradient is not None
+            }
+            yield [sum_by_unit(group, products, group.readers) for group in groups]
 
 
 @contextmanager

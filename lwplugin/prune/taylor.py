@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from lwplugin.data.batch import call
+from lwplugin.data.batch import Batch
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
-from lwplugin.prune.importance import sum_by_unit
 from lwplugin.prune.select import Importance
+from lwplugin.prune.sensitivity import gate_loss, unit_slopes
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -33,47 +33,30 @@ class TaylorConfig(PruneConfig):
 def score(
     module: nn.Module, graph: Graph, data: Data, config: TaylorConfig, progress: Progress
 ) -> Importance:
-    """E[(∂loss/∂gate)²] of a gate on each unit, over small batches.
-
-    The gate sits on the unit where other layers read it: its derivative is the sum of weight × gradient over the
-    reading slices, exact whatever norms and activations lie between.
+    """E[(∂loss/∂gate)²] of a gate on each unit where it is read, over small batches.
 
     Raises:
         MethodError: calibration examples without labels, or a loss that is not finite.
     """
     split = data.need("calibration").head(min(config.taylor_examples, len(data.need("calibration"))))
-    readers = {name for group in graph.groups for name, _ in group.readers}
-    weights = {name: p for name, p in module.named_parameters() if name in readers}
-    wanted = [(p, p.requires_grad) for p in module.parameters()]
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in readers)
     sums = [np.zeros(len(group)) for group in graph.groups]
-    steps, total = 0, -(-len(split) // config.taylor_batch_size)
+    total = -(-len(split) // config.taylor_batch_size)
     module.eval()
-    try:
-        for batch in split.batches(config.taylor_batch_size):
-            if batch.targets is None:
-                raise MethodError(
-                    "taylor needs labels on the calibration examples",
-                    do="give labels, or use method: reconstruct",
-                )
-            loss = data.task.loss(data.task.outputs(call(module, batch.inputs)), batch.targets)
-            if not torch.isfinite(loss):
-                raise MethodError("The loss on a calibration batch is not finite", got=float(loss.detach()))
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            products = {
-                name: weight.detach() * gradient
-                for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-                if gradient is not None
-            }
-            for group, total_squares in zip(graph.groups, sums, strict=True):
-                total_squares += sum_by_unit(group, products, group.readers) ** 2
-            steps += 1
-            progress("taylor", steps, total)
-    finally:
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
-    return [s / max(steps, 1) for s in sums]
+
+    def loss(batch: Batch) -> Tensor:
+        if batch.targets is None:
+            raise MethodError(
+                "taylor needs labels on the calibration examples",
+                do="give labels, or use method: reconstruct",
+            )
+        return gate_loss(module, batch, data.task, torch.Generator())
+
+    batches = split.batches(config.taylor_batch_size)
+    for done, slopes in enumerate(unit_slopes(module, graph.groups, batches, loss), start=1):
+        for tally, slope in zip(sums, slopes, strict=True):
+            tally += slope**2
+        progress("taylor", done, total)
+    return [tally / max(total, 1) for tally in sums]
 
 
 METHOD = Method(
