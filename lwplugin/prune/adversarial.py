@@ -22,7 +22,7 @@ from lwplugin.model.graph import Graph
 from lwplugin.progress import Progress
 from lwplugin.prune.attack import Attack
 from lwplugin.prune.base import Method, PruneConfig
-from lwplugin.prune.select import Importance
+from lwplugin.prune.select import Cost, Importance, saved_by_unit
 from lwplugin.prune.sensitivity import only_trainable
 from lwplugin.training.finetune import LOGITS, imitation
 
@@ -59,11 +59,13 @@ def score(
     split = data.need("calibration")
     attack = Attack.on(split, config.epsilon, config.attack_steps)
     generator = torch.Generator().manual_seed(config.seed)
-    saved = _saved_by_unit(graph, config.budget.kind)
+    counted = graph.macs if config.budget.kind == "macs" else graph.params
+    whole = float(counted())
+    saved = [unit / whole for unit in saved_by_unit(counted, graph.groups)]
     cost = torch.from_numpy(
         np.concatenate([np.full(len(g), s) for g, s in zip(graph.groups, saved, strict=True)])
     )
-    most = _mask_budget(graph, config) * float(cost.sum())
+    most = _mask_budget(graph, counted, config.budget.kept) * float(cost.sum())
     masks = torch.ones(len(cost), dtype=torch.float64)
     total = torch.zeros_like(masks)
     batches = _forever(split, config)
@@ -138,21 +140,9 @@ def _masked(module: nn.Module, graph: Graph, masks: Tensor) -> Callable[..., obj
     return lambda *args, **kwargs: functional_call(module, changed, args, kwargs)
 
 
-def _saved_by_unit(graph: Graph, kind: str) -> list[float]:
-    """Share of the cost that one unit of each group saves, about half of its group being gone."""
-    cost = graph.macs if kind == "macs" else graph.params
-    whole = float(cost())
-    found = []
-    for group in graph.groups:
-        sample = list(range(max(1, len(group) // 2)))
-        found.append(max((whole - float(cost({group.index: sample}))) / len(sample) / whole, 1e-9))
-    return found
-
-
-def _mask_budget(graph: Graph, config: AdversarialConfig) -> float:
+def _mask_budget(graph: Graph, cost: Cost, budget: float) -> float:
     """The share of every group that may stay, were all cut alike, under the budget."""
-    cost = graph.macs if config.budget.kind == "macs" else graph.params
-    wanted = config.budget.kept * float(cost())
+    wanted = budget * float(cost({}))
     for kept in np.linspace(1, 0, 101):
         removed = {g.index: list(range(len(g) - max(1, round(kept * len(g))))) for g in graph.groups}
         if float(cost(removed)) <= wanted:
@@ -209,5 +199,5 @@ def _judged(
 
 METHOD = Method(
     "adversarial", AdversarialConfig, score, "masks learned on clean and attacked inputs; robustness is reported",
-    report=report,
+    report=report, counts_only=True,
 )  # fmt: skip

@@ -125,6 +125,8 @@ class Method:
     summary: str
     shrink: Shrink | None = None
     report: Report | None = None
+    counts_only: bool = False
+    """Scores with what MACs or parameters a unit costs, so a budget in latency means nothing to it."""
 
     def run(
         self, model: LightModel, data: Data, config: Any, progress: Progress, checkpoint: Path | None = None
@@ -144,7 +146,7 @@ def run(
     """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry
 
-    if method.shrink is not None and config.latency is not None:
+    if config.latency is not None and (method.shrink is not None or method.counts_only):
         raise MethodError(
             f"Method '{method.name}' has no latency budget",
             do="give macs or params, or use a method that scores units, such as reconstruct",

@@ -162,11 +162,8 @@ def _queue(
     cost: Cost, importance: Importance, free: Sequence[Group], orders: dict[int, npt.NDArray[np.int64]]
 ) -> list[int]:
     """Group indices in the order in which units go: the next unit of a group is its least important one left."""
-    whole = float(cost({}))
     keys, owners = [], []
-    for group in free:
-        sample = list(range(max(1, len(group) // 2)))
-        saved = max((whole - float(cost({group.index: sample}))) / len(sample), 1e-9 * whole)
+    for group, saved in zip(free, saved_by_unit(cost, free), strict=True):
         ordered = np.maximum.accumulate(
             np.asarray(importance[group.index], dtype=np.float64)[orders[group.index]]
         )
@@ -174,6 +171,16 @@ def _queue(
         owners.append(np.full(len(group), group.index))
     order = np.argsort(np.concatenate(keys), kind="stable")
     return np.concatenate(owners)[order].tolist() if keys else []
+
+
+def saved_by_unit(cost: Cost, groups: Sequence[Group]) -> list[float]:
+    """What one unit of each group saves, about half of its group being gone."""
+    whole = float(cost({}))
+    found = []
+    for group in groups:
+        sample = list(range(max(1, len(group) // 2)))
+        found.append(max((whole - float(cost({group.index: sample}))) / len(sample), 1e-9 * whole))
+    return found
 
 
 def _even(free: Sequence[Group], steps: int, k: int) -> dict[int, int]:

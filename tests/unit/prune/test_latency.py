@@ -61,8 +61,9 @@ def test_a_budget_in_time_is_kept_and_recorded() -> None:
     metrics = light.history[-1].metrics
     assert metrics["layers_ms"] <= 0.6 * metrics["layers_before_ms"]
     assert metrics["params"] < metrics["params_before"]
-    with pytest.raises(MethodError, match="no latency budget"):
-        lwplugin.prune(WIDE, data, method="search", latency=0.6)
+    for method in ("search", "adversarial"):
+        with pytest.raises(MethodError, match="no latency budget"):
+            lwplugin.prune(WIDE, data, method=method, latency=0.6)
 
 
 def test_a_model_without_such_layers_is_told_so() -> None:
