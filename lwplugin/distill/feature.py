@@ -14,10 +14,10 @@ from lwplugin.data.batch import Batch, call
 from lwplugin.distill.base import Lesson, Method
 from lwplugin.distill.config import SoftConfig
 from lwplugin.distill.guided import Guided
-from lwplugin.distill.matching import Shapes, chosen, features, first_tensor, match
+from lwplugin.distill.matching import Shapes, chosen, features, match
 from lwplugin.distill.soft import answers_loss
 from lwplugin.errors import MethodError
-from lwplugin.model.watching import watching
+from lwplugin.model.watching import main_output, watching
 from lwplugin.training.randomness import own_randomness
 from lwplugin.training.result import TrainResult
 
@@ -76,7 +76,7 @@ def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
 
 
 def _into(kept: dict[str, Tensor]) -> Any:
-    return lambda name, _, output: kept.__setitem__(name, first_tensor(output))
+    return lambda name, _, output: kept.__setitem__(name, main_output(output))
 
 
 def _attention(given: Tensor, wanted: Tensor) -> Tensor:

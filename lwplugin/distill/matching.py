@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError, did_you_mean
-from lwplugin.model.watching import watching
+from lwplugin.model.watching import main_output, watching
 
 Shapes = dict[str, torch.Size]
 """Layer → shape of its output, in the order in which they are done; [n, c, h, w] or [n, tokens, c]."""
@@ -23,7 +23,7 @@ def features(module: nn.Module, inputs: Inputs) -> Shapes:
     with (
         torch.no_grad(),
         watching(
-            module, names, lambda name, _, output: seen.setdefault(name, []).append(first_tensor(output))
+            module, names, lambda name, _, output: seen.setdefault(name, []).append(main_output(output))
         ),
     ):
         call(module.eval(), inputs)
@@ -35,11 +35,6 @@ def features(module: nn.Module, inputs: Inputs) -> Shapes:
         and outputs[0].ndim in (3, 4)
         and outputs[0].is_floating_point()
     }
-
-
-def first_tensor(output: Any) -> Any:
-    """The hidden state of a block that returns a tuple."""
-    return output[0] if isinstance(output, tuple) and output else output
 
 
 def resolution(shape: torch.Size) -> tuple[int, ...]:

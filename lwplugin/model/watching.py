@@ -11,13 +11,29 @@ from torch import nn
 
 @contextmanager
 def watching(
-    module: nn.Module, names: Iterable[str], watch: Callable[[str, tuple[Any, ...], Any], None]
+    module: nn.Module, names: Iterable[str], watch: Callable[[str, tuple[Any, ...], Any], object]
 ) -> Iterator[None]:
-    """Calls ``watch(name, args, output)`` after each call of the named layers."""
+    """Calls ``watch(name, args, output)`` after each call of the named layers.
+
+    ``args`` are all arguments, those given by name after those given by position.
+    """
+
+    def only_look(name: str, args: tuple[Any, ...], output: Any) -> None:
+        watch(name, args, output)
+
+    with replacing(module, names, only_look):
+        yield
+
+
+@contextmanager
+def replacing(
+    module: nn.Module, names: Iterable[str], replace: Callable[[str, tuple[Any, ...], Any], Any]
+) -> Iterator[None]:
+    """As ``watching``; what ``replace`` returns, unless it is None, stands for the layer's output."""
 
     def hook(name: str) -> Any:
-        def forward_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            watch(name, args or tuple(kwargs.values()), output)
+        def forward_hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            return replace(name, (*args, *kwargs.values()), output)
 
         return forward_hook
 
@@ -29,3 +45,8 @@ def watching(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def main_output(output: Any) -> Any:
+    """The part of a block's output that goes on: the first of a tuple."""
+    return output[0] if isinstance(output, tuple) and output else output

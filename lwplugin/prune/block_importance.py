@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.model.watching import main_output, replacing, watching
 from lwplugin.moments.repair import attention_mask
 from lwplugin.progress import Progress
-from lwplugin.prune.blocks import Block, answer_of, first_tensor
+from lwplugin.prune.blocks import Block, first_tensor
 from lwplugin.prune.sensitivity import gate_loss, only_trainable
 
 if TYPE_CHECKING:
@@ -28,85 +30,52 @@ def score(
     progress: Progress,
 ) -> list[float]:
     """One importance for each block, the mean over batches; higher is more needed."""
-    watch = (
-        _Influence(parent, blocks) if importance == "influence" else _Gates(parent, blocks, data.task, seed)
-    )
     split = data.need("calibration").head(examples)
     total = -(-len(split) // 32)
+    sums = {block.name: 0.0 for block in blocks}
     parent.eval()
-    with watch:
-        for done, batch in enumerate(split.batches(32), start=1):
-            watch.batch(batch)
-            progress("block importance", done, total)
-    return [watch.sums[block.name] / total for block in blocks]
+    add = _influence(parent, sums) if importance == "influence" else _slopes(parent, sums, data.task, seed)
+    for done, batch in enumerate(split.batches(32), start=1):
+        add(batch)
+        progress("block importance", done, total)
+    return [value / total for value in sums.values()]
 
 
-class _Watch:
-    """Hooks on blocks for as long as it is entered."""
+def _influence(module: nn.Module, sums: dict[str, float]) -> Callable[[Batch], None]:
+    """Adds to ``sums`` what each block changes of a batch: 1 − cosine of its input and output."""
 
-    def __init__(self, module: nn.Module, blocks: list[Block]) -> None:
-        self.module = module
-        self.sums = {block.name: 0.0 for block in blocks}
-        self._handles: list[Any] = []
+    def add(batch: Batch) -> None:
+        valid = attention_mask(batch.inputs)
 
-    def __enter__(self) -> _Watch:
-        self._handles = [
-            self.module.get_submodule(name).register_forward_hook(self.hook(name), with_kwargs=True)
-            for name in self.sums
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def hook(self, name: str) -> Any:
-        raise NotImplementedError
-
-    def batch(self, batch: Batch) -> None:
-        raise NotImplementedError
-
-
-class _Influence(_Watch):
-    def __enter__(self) -> _Watch:
-        self._valid: Tensor | None = None
-        return super().__enter__()
-
-    def hook(self, name: str) -> Any:
-        def seen(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            given = first_tensor(args, kwargs)
+        def look(name: str, args: tuple[Any, ...], output: Any) -> None:
+            given = first_tensor(args)
             assert given is not None
-            self.sums[name] += 1 - _cosine(given, answer_of(output), self._valid)
+            sums[name] += 1 - _cosine(given, main_output(output), valid)
 
-        return seen
+        with torch.no_grad(), watching(module, sums, look):
+            call(module, batch.inputs)
 
-    def batch(self, batch: Batch) -> None:
-        self._valid = attention_mask(batch.inputs)
-        with torch.no_grad():
-            call(self.module, batch.inputs)
+    return add
 
 
-class _Gates(_Watch):
-    def __init__(self, module: nn.Module, blocks: list[Block], task: Task, seed: int) -> None:
-        super().__init__(module, blocks)
-        self._task = task
-        self._generator = torch.Generator().manual_seed(seed)
-        self._gates = {block.name: torch.ones((), requires_grad=True) for block in blocks}
+def _slopes(module: nn.Module, sums: dict[str, float], task: Task, seed: int) -> Callable[[Batch], None]:
+    """Adds to ``sums`` the loss's slope by a gate that fades each block from its output to its input."""
+    generator = torch.Generator().manual_seed(seed)
+    gates = {name: torch.ones((), requires_grad=True) for name in sums}
 
-    def hook(self, name: str) -> Any:
-        def gated(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-            given, answer = first_tensor(args, kwargs), answer_of(output)
-            mixed = given + self._gates[name].to(answer.device) * (answer - given)
-            return mixed if isinstance(output, Tensor) else (mixed, *output[1:])
+    def gate(name: str, args: tuple[Any, ...], output: Any) -> Any:
+        given, answer = first_tensor(args), main_output(output)
+        mixed = given + gates[name].to(answer.device) * (answer - given)
+        return mixed if isinstance(output, Tensor) else (mixed, *output[1:])
 
-        return gated
+    def add(batch: Batch) -> None:
+        with only_trainable(module, set()), replacing(module, sums, gate):
+            loss = gate_loss(module, batch, task, generator)
+            slopes = torch.autograd.grad(loss, list(gates.values()))
+        for name, slope in zip(gates, slopes, strict=True):
+            sums[name] += abs(float(slope))
 
-    def batch(self, batch: Batch) -> None:
-        with only_trainable(self.module, set()):
-            loss = gate_loss(self.module, batch, self._task, self._generator)
-            slopes = torch.autograd.grad(loss, list(self._gates.values()))
-        for name, slope in zip(self._gates, slopes, strict=True):
-            self.sums[name] += abs(float(slope))
+    return add
 
 
 def _cosine(given: Tensor, answer: Tensor, valid: Tensor | None) -> float:

@@ -16,6 +16,7 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import MethodError
 from lwplugin.model.trace import tensors_of
+from lwplugin.model.watching import main_output
 from lwplugin.prune.layers import Bypass
 
 
@@ -41,14 +42,9 @@ def bypass(module: nn.Module, blocks: Sequence[Block]) -> None:
         setattr(module.get_submodule(parent), leaf, block.replacement())
 
 
-def first_tensor(args: Any, kwargs: dict[str, Any]) -> Tensor | None:
+def first_tensor(args: tuple[Any, ...]) -> Tensor | None:
     """The tensor a block carries on: its first argument, by position before keyword."""
-    return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-
-
-def answer_of(output: Any) -> Any:
-    """The part of a block's answer that goes on."""
-    return output[0] if isinstance(output, tuple) and output else output
+    return next((v for v in args if isinstance(v, Tensor)), None)
 
 
 def find_blocks(module: nn.Module, inputs: Inputs, only: Sequence[str] = ()) -> list[Block]:
@@ -122,7 +118,7 @@ def _calls(module: nn.Module, inputs: Inputs) -> dict[str, Block | None]:
 
 
 def _block(name: str, args: Any, kwargs: dict[str, Any], output: Any) -> Block | None:
-    given, answer = first_tensor(args, kwargs), answer_of(output)
+    given, answer = first_tensor((*args, *kwargs.values())), main_output(output)
     if given is None or not isinstance(answer, Tensor) or not answer.is_floating_point():
         return None
     if given.shape != answer.shape or given.dtype != answer.dtype:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal
 from lwplugin.model.watching import watching
@@ -173,12 +174,9 @@ def _layers_of(module: nn.Module, inputs: Inputs) -> list[tuple[str, Layer]]:
         layer, x = module.get_submodule(name), args[0]
         found.append((name, _linear(layer, x) if isinstance(layer, nn.Linear) else _convolution(layer, x)))
 
-    was_training = module.training
-    try:
-        with torch.no_grad(), watching(module.eval(), names, keep):
-            call(module, inputs)
-    finally:
-        module.train(was_training)
+    with torch.no_grad(), kept_modes(module), watching(module, names, keep):
+        module.eval()
+        call(module, inputs)
     return found
 
 
