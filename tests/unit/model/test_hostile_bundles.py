@@ -47,7 +47,7 @@ def edit(bundle: Path, change: Edit) -> None:
     data["weights"] = digest_file(bundle / "weights.safetensors")
     data["origin"] = digest_directory(bundle / "origin")
     change(data)
-    data.pop("digest")
+    data.pop("digest", None)
     file.write_text(json.dumps({**data, "digest": digest_json(data)}))
 
 
