@@ -153,17 +153,56 @@ class QuantLinear(QuantLayer):
 
     def to_float(self) -> nn.Linear:
         """nn.Linear with the dequantized weight."""
-        return _filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
+        return filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] → […, out]."""
         return F.linear(self.rounded_input(x), self.weight, self.bias)
 
 
-class _QuantConv(QuantLayer):
-    """Convolution with integer weights over ``spatial`` dimensions, zero padding only."""
+class ConvGeometry:
+    """How a convolution lies over its ``spatial`` dimensions, zero padding only; attributes named as torch's."""
 
     spatial: int
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+
+    def set_geometry(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...],
+        padding: int | tuple[int, ...] | str,
+        dilation: int | tuple[int, ...],
+        groups: int,
+    ) -> None:
+        """Keep the constructor's arguments, one number for each dimension."""
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = self.each(kernel_size)
+        self.stride = self.each(stride)
+        self.padding = padding if isinstance(padding, str) else self.each(padding)
+        self.dilation = self.each(dilation)
+        self.groups = groups
+
+    def geometry(self) -> tuple[Any, Any, Any, int]:
+        """The last arguments of ``F.conv1d`` and ``F.conv2d``."""
+        return self.stride, self.padding, self.dilation, self.groups
+
+    @classmethod
+    def each(cls, value: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+        """One number for each spatial dimension."""
+        return (value,) * cls.spatial if isinstance(value, int) else tuple(value)
+
+
+class _QuantConv(QuantLayer, ConvGeometry):
+    """Convolution with integer weights."""
 
     def __init__(
         self,
@@ -180,25 +219,14 @@ class _QuantConv(QuantLayer):
         activation_bits: int | None = 8,
         group_size: int | None = None,
     ) -> None:
-        kernel = self._each(kernel_size)
         super().__init__(
-            (out_channels, in_channels // groups, *kernel),
+            (out_channels, in_channels // groups, *self.each(kernel_size)),
             bias=bias,
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             group_size=group_size,
         )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = kernel
-        self.stride = self._each(stride)
-        self.padding = padding if isinstance(padding, str) else self._each(padding)
-        self.dilation = self._each(dilation)
-        self.groups = groups
-
-    @classmethod
-    def _each(cls, value: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
-        return (value,) * cls.spatial if isinstance(value, int) else tuple(value)
+        self.set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
 
 
 class QuantConv1d(_QuantConv):
@@ -208,19 +236,11 @@ class QuantConv1d(_QuantConv):
 
     def to_float(self) -> nn.Conv1d:
         """nn.Conv1d with the dequantized weight."""
-        return _filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
+        return filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, in, length] → [n, out, length']."""
-        return F.conv1d(
-            self.rounded_input(x),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        return F.conv1d(self.rounded_input(x), self.weight, self.bias, *self.geometry())
 
 
 class QuantConv2d(_QuantConv):
@@ -230,19 +250,11 @@ class QuantConv2d(_QuantConv):
 
     def to_float(self) -> nn.Conv2d:
         """nn.Conv2d with the dequantized weight."""
-        return _filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
+        return filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, in, height, width] → [n, out, height', width']."""
-        return F.conv2d(
-            self.rounded_input(x),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        return F.conv2d(self.rounded_input(x), self.weight, self.bias, *self.geometry())
 
 
 QUANTIZABLE: dict[type[nn.Module], type[QuantLayer]] = {
@@ -276,15 +288,17 @@ def quantized_like(
     return made.to(next(layer.parameters()).device).train(layer.training)
 
 
-_F = TypeVar("_F", nn.Linear, nn.Conv1d, nn.Conv2d)
+_F = TypeVar("_F", nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 
 
 @torch.no_grad()
-def _filled(layer: _F, source: QuantLayer) -> _F:
-    layer.to(source.scale.device).train(source.training).requires_grad_(False)
-    layer.weight.copy_(source.weight)
-    if layer.bias is not None and source.bias is not None:
-        layer.bias.copy_(source.bias)
+def filled(layer: _F, source: Any) -> _F:
+    """The float ``layer`` with the decoded weight, the bias, the device and the mode of ``source``."""
+    weight = source.weight
+    layer.to(weight.device).train(source.training).requires_grad_(False)
+    layer.weight.copy_(weight)
+    if source.bias is not None:
+        layer.bias.copy_(source.bias)  # type: ignore[union-attr, operator]
     return layer
 
 

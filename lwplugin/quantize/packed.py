@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lwplugin.errors import MethodError
 from lwplugin.model.layers import register_layer
 from lwplugin.quantize.encodings import Encoding, Half, encoding_of
-from lwplugin.quantize.layers import conv_args
+from lwplugin.quantize.layers import ConvGeometry, conv_args, filled
 
 
 class PackedLayer(nn.Module):
@@ -103,18 +103,15 @@ class PackedLinear(PackedLayer):
 
     def to_float(self) -> nn.Linear:
         """nn.Linear with the decoded weight."""
-        made = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        return _filled(made, self)
+        return filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, in] → […, out]."""
         return F.linear(*self._operands(x)).to(x.dtype)
 
 
-class _PackedConv(PackedLayer):
-    """Convolution with a packed weight over ``spatial`` dimensions, zero padding only."""
-
-    spatial: int
+class _PackedConv(PackedLayer, ConvGeometry):
+    """Convolution with a packed weight."""
 
     def __init__(
         self,
@@ -129,26 +126,13 @@ class _PackedConv(PackedLayer):
         *,
         encoding: Mapping[str, Any],
     ) -> None:
-        kernel = self._each(kernel_size)
-        super().__init__((out_channels, in_channels // groups, *kernel), encoding, bias=bias)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = kernel
-        self.stride = self._each(stride)
-        self.padding = padding if isinstance(padding, str) else self._each(padding)
-        self.dilation = self._each(dilation)
-        self.groups = groups
-
-    @classmethod
-    def _each(cls, value: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
-        return (value,) * cls.spatial if isinstance(value, int) else tuple(value)
+        shape = (out_channels, in_channels // groups, *self.each(kernel_size))
+        super().__init__(shape, encoding, bias=bias)
+        self.set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
 
     def args(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {**conv_args(self), "bias": self.bias is not None, "encoding": self.encoding.spec()}
-
-    def _geometry(self) -> tuple[Any, Any, Any, int]:
-        return self.stride, self.padding, self.dilation, self.groups
 
 
 class PackedConv1d(_PackedConv):
@@ -158,11 +142,11 @@ class PackedConv1d(_PackedConv):
 
     def to_float(self) -> nn.Conv1d:
         """nn.Conv1d with the decoded weight."""
-        return _filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
+        return filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in, length] → [n, out, length']."""
-        return F.conv1d(*self._operands(x), *self._geometry()).to(x.dtype)
+        return F.conv1d(*self._operands(x), *self.geometry()).to(x.dtype)
 
 
 class PackedConv2d(_PackedConv):
@@ -172,11 +156,11 @@ class PackedConv2d(_PackedConv):
 
     def to_float(self) -> nn.Conv2d:
         """nn.Conv2d with the decoded weight."""
-        return _filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
+        return filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, in, height, width] → [n, out, height', width']."""
-        return F.conv2d(*self._operands(x), *self._geometry()).to(x.dtype)
+        return F.conv2d(*self._operands(x), *self.geometry()).to(x.dtype)
 
 
 class PackedEmbedding(PackedLayer):
@@ -206,7 +190,7 @@ class PackedEmbedding(PackedLayer):
 
     def to_float(self) -> nn.Embedding:
         """nn.Embedding with the decoded table."""
-        return _filled(nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx), self)
+        return filled(nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx), self)
 
     def forward(self, indices: Tensor) -> Tensor:
         """Integers of any shape → […, embedding_dim]."""
@@ -238,15 +222,6 @@ def packed_like(layer: Any, encoding: Encoding) -> PackedLayer:
     if bias is not None:
         made.store(bias=bias.detach())
     return made.to(layer.weight.device).train(layer.training)
-
-
-@torch.no_grad()
-def _filled(made: Any, source: PackedLayer) -> Any:
-    made.to(source.weight.device).train(source.training).requires_grad_(False)
-    made.weight.copy_(source.weight)
-    if source.bias is not None:
-        made.bias.copy_(source.bias)
-    return made
 
 
 for _layer in PACKABLE.values():
