@@ -105,11 +105,17 @@ class Step:
         }
 
 
-def find(step: Step, config: StepConfig, inputs: Mapping[str, Artifact], store: Store) -> Artifact | None:
-    """The stored result, verified, or None. Runs nothing."""
+def find(
+    step: Step, config: StepConfig, inputs: Mapping[str, Artifact], store: Store, *, judge: bool = True
+) -> Artifact | None:
+    """The stored result, verified, or None. Runs nothing.
+
+    ``judge=False`` also finds what a next run would not let stand, such as a noisy measurement.
+    """
     if not step.cached:
         return None
-    return _stored(step, step.key(config, {name: item.digest for name, item in inputs.items()}), store)
+    key = step.key(config, {name: item.digest for name, item in inputs.items()})
+    return _stored(step, key, store, judge=judge)
 
 
 def execute(

@@ -65,6 +65,10 @@ class Settings:
         default=0,
         metadata=_read(_count, "threads torch computes with while compressing; 0: leave it to torch"),
     )
+    device: str = field(
+        default="auto",
+        metadata=_read(str, "where compressing computes: auto (cuda where there is one), cpu, cuda, cuda:1"),
+    )
     serve_threads: int | None = field(
         default=None,
         metadata=_read(_count, "threads of a served light version; unset: those it was measured with"),

@@ -123,15 +123,19 @@ def _run(
     )
 
 
-def look_up(plan: Plan, store: Store) -> dict[str, Artifact | None]:
-    """Step id → its stored result; None for what would run. Runs nothing."""
+def look_up(plan: Plan, store: Store, *, judge: bool = True) -> dict[str, Artifact | None]:
+    """Step id → its stored result; None for what would run. Runs nothing.
+
+    ``judge=False`` looks for what the last run made, though a next run would make part of it anew.
+    """
     found: dict[str, Artifact | None] = {}
     for planned in plan.steps:
         inputs = {name: found[source] for name, source in planned.inputs.items()}
         ready = {name: item for name, item in inputs.items() if item is not None}
         step = step_named(planned.step)
         complete = len(ready) == len(inputs)
-        found[planned.id] = find(step, _config(step, planned), ready, store) if complete else None
+        config = _config(step, planned)
+        found[planned.id] = find(step, config, ready, store, judge=judge) if complete else None
     return found
 
 

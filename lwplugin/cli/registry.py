@@ -49,7 +49,7 @@ def register_command(
         )
         if planned is None:
             raise RecipeError(f"{recipe} registers nothing", do="add a block `register: {alias: …}` to it")
-        found = look_up(plan, place)
+        found = look_up(plan, place, judge=False)
         inputs = {name: found[source] for name, source in planned.inputs.items()}
         ready = {name: item for name, item in inputs.items() if item is not None}
         if len(ready) < len(inputs):

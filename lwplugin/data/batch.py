@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import nn
 
 from lwplugin.errors import DataError
 
@@ -32,8 +33,22 @@ class Batch:
         return Batch(to_device(self.inputs, device), targets, self.ids)
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's first parameter or buffer lies; the CPU where it has none."""
+    for tensor in module.parameters():
+        return tensor.device
+    for tensor in module.buffers():
+        return tensor.device
+    return torch.device("cpu")
+
+
 def call(module: Callable[..., Any], inputs: Inputs) -> Any:
-    """Calls the module as its forward expects: keywords for a dict, positions for a tuple."""
+    """Calls the module as its forward expects: keywords for a dict, positions for a tuple.
+
+    The inputs are taken to where a module lies; what it answers stays there.
+    """
+    if isinstance(module, nn.Module):
+        inputs = to_device(inputs, device_of(module))
     if isinstance(inputs, dict):
         return module(**inputs)
     if isinstance(inputs, tuple):

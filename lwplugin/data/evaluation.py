@@ -56,9 +56,9 @@ def evaluate(
     """
     columns: dict[str, list[np.ndarray]] = {}
     kept: list[np.ndarray] = []
-    with _judging(module) as device:
+    with _judging(module):
         for done, batch in enumerate(split.batches(batch_size), start=1):
-            outputs = task.outputs(call(module, batch.to(device).inputs))
+            outputs = task.outputs(call(module, batch.inputs))
             targets = batch.targets if reference is None else torch.from_numpy(reference[batch.ids])
             if targets is None:
                 raise DataError(
@@ -83,19 +83,12 @@ def predict(
 ) -> np.ndarray:
     """Outputs float32 [n, …] of a module on a split; needs no labels and keeps every output in memory."""
     kept: list[np.ndarray] = []
-    with _judging(module) as device:
+    with _judging(module):
         for done, batch in enumerate(split.batches(batch_size), start=1):
-            outputs = task.outputs(call(module, batch.to(device).inputs))
+            outputs = task.outputs(call(module, batch.inputs))
             kept.append(outputs.float().cpu().numpy())
             progress(f"predict {split.name}", done, -(-len(split) // batch_size))
     return _join(kept)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the module's first parameter or buffer lies; the CPU where it has none."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 @contextmanager
@@ -110,10 +103,10 @@ def kept_modes(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _judging(module: nn.Module) -> Iterator[torch.device]:
+def _judging(module: nn.Module) -> Iterator[None]:
     with kept_modes(module), torch.no_grad():
         module.eval()
-        yield device_of(module)
+        yield
 
 
 def _join(parts: list[np.ndarray]) -> np.ndarray:

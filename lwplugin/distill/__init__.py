@@ -51,8 +51,10 @@ def distill(
         DataError: no training examples.
     """
     from lwplugin.model.bundle import LightModel, light
+    from lwplugin.model.placement import computed
 
     chosen = named(METHODS, method, of="distillation")
     config = configure(chosen, options)
     guide = teacher.module if isinstance(teacher, LightModel) else teacher
-    return chosen.run(light(model), data, guide, config, progress, checkpoint)
+    source = light(model)
+    return computed(lambda: chosen.run(source, data, guide, config, progress, checkpoint), source, guide)

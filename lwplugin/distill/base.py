@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Batch, call
+from lwplugin.data.batch import Batch, call, device_of
 from lwplugin.distill.config import DistillConfig
 from lwplugin.distill.teacher import Teacher
 from lwplugin.errors import MethodError
+from lwplugin.model.placement import chosen_device
 from lwplugin.progress import Progress
 from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import holding
 from lwplugin.training.loop import Loss, train
-from lwplugin.training.precision import choose_device
 from lwplugin.training.randomness import own_randomness
 from lwplugin.training.result import TrainResult
 
@@ -133,7 +133,7 @@ def run(
     student, master = model.copy_module().eval(), copy_module(teacher)
     _same_answers(student, master, data)
     before = _weights(student)
-    guide = Teacher([master], data, choose_device(config))
+    guide = Teacher([master], data, chosen_device(config.device))
     lesson = Lesson(student, guide, data, config, progress, checkpoint, f"train by {method.name}")
     result, details = method.teach(lesson)
     way_out = "train for longer or with another lr, or lower collapse"
@@ -175,6 +175,7 @@ def _student(model: LightModel, config: DistillConfig) -> LightModel:
     origin = FactoryOrigin(config.student.module, config.student.args)
     with own_randomness(config.seed, torch.device("cpu")):
         made = light(origin.build(), origin)
+    made.module.to(device_of(model.module))
     return replace(
         made, source=model.source, task=model.task, signature=model.signature, history=model.history
     )

@@ -44,6 +44,8 @@ def factorize(
         MissingExtraError: the method needs a package that is not installed.
     """
     from lwplugin.model.bundle import light
+    from lwplugin.model.placement import computed
 
     chosen = named(METHODS, method, of="low-rank")
-    return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)
+    config, source = configure(chosen, options), light(model)
+    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lwplugin.data.batch import Inputs
+from lwplugin.data.batch import Inputs, device_of, to_device
 from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import ModelError
 
@@ -124,7 +124,7 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
     Raises:
         ModelError: the forward does not run on these inputs.
     """
-    args, kwargs = split_inputs(inputs)
+    args, kwargs = split_inputs(to_device(inputs, device_of(module)))
     leaves = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     if not leaves:
         raise ModelError("The model cannot be traced without input tensors", got=type(inputs).__name__)

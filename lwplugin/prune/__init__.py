@@ -67,6 +67,8 @@ def prune(
         MethodError: nothing can be pruned, the budget cannot be met, or the model collapsed.
     """
     from lwplugin.model.bundle import light
+    from lwplugin.model.placement import computed
 
     chosen = named(METHODS, method, of="pruning")
-    return chosen.run(light(model), data, configure(chosen, options), progress, checkpoint)
+    config, source = configure(chosen, options), light(model)
+    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)

@@ -58,7 +58,9 @@ def quantize(
     where calibration examples are missing or not finite.
     """
     from lwplugin.model.bundle import light
+    from lwplugin.model.placement import computed
 
     chosen = named(METHODS, method, of="quantization")
     resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
-    return chosen.run(light(model), data, configure(chosen, options), progress, **resumed)
+    config, source = configure(chosen, options), light(model)
+    return computed(lambda: chosen.run(source, data, config, progress, **resumed), source)

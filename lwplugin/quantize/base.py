@@ -12,8 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QUANTIZABLE
@@ -122,7 +121,7 @@ def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -
     order: dict[str, None] = {}
 
     with watching(module, layers, lambda name, *_: order.setdefault(name)):
-        call(module, to_device(batch.inputs, device_of(module)))
+        call(module, batch.inputs)
     return list(order)
 
 
@@ -160,7 +159,7 @@ def fidelity(
     signal, count = 0.0, 0
     noise = dict.fromkeys(candidates, 0.0)
     for batch in batches:
-        inputs = to_device(batch.inputs, device_of(reference))
+        inputs = batch.inputs
         wanted = task.outputs(call(reference, inputs))
         signal += float(wanted.double().square().sum())
         count += len(batch)

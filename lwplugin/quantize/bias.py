@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import Batch, call
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QuantLayer, QuantLinear
 
@@ -29,7 +28,7 @@ def correct_biases(reference: nn.Module, quantized: nn.Module, batches: Iterable
         if layer.bias is None:
             layer.bias = torch.zeros(layer.weight_shape[0], device=layer.scale.device)
     for index, batch in enumerate(batches):
-        inputs = to_device(batch.inputs, device_of(reference))
+        inputs = batch.inputs
         wanted: dict[str, torch.Tensor] = {}
 
         def remember(name: str, args: tuple[Any, ...], output: torch.Tensor, into: Any = wanted) -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import Batch, call
 from lwplugin.data.split import Split
 from lwplugin.model.watching import watching
 from lwplugin.progress import Progress, silent
@@ -57,7 +56,7 @@ def observe(
     done = 0
     with watching(module, names, watch):
         for batch in batches:
-            call(module, to_device(batch.inputs, device_of(module)))
+            call(module, batch.inputs)
             done += len(batch)
             progress("calibrate", done, total)
     return {name: LayerRanges(pair[0].range(), pair[1].range()) for name, pair in observers.items()}

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lwplugin.data.batch import call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import call
 from lwplugin.errors import MethodError
 from lwplugin.model.watching import watching
 from lwplugin.quantize.account import entry_of
@@ -95,7 +94,7 @@ def _check_outputs(module: nn.Module, names: list[str], batches: Iterator[Batch]
 
     with watching(module, names, watch):
         for batch in batches:
-            call(module, to_device(batch.inputs, device_of(module)))
+            call(module, batch.inputs)
 
 
 METHOD = Method("half", HalfConfig, run, "16-bit floating point weights: float16 or bfloat16")

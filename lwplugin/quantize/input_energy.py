@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Batch, call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import Batch, call
 from lwplugin.model.watching import watching
 
 
@@ -38,7 +37,7 @@ def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[st
     watched = [name for name, layer in layers.items() if not isinstance(layer, nn.Embedding)]
     with watching(module, watched, watch):
         for batch in batches:
-            call(module, to_device(batch.inputs, device_of(module)))
+            call(module, batch.inputs)
     return {name: _spread(layers[name], total / rows[name]) for name, total in sums.items()}
 
 

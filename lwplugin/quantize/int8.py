@@ -10,8 +10,6 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from lwplugin.data.batch import to_device
-from lwplugin.data.evaluation import device_of
 from lwplugin.quantize.account import packed_report
 from lwplugin.quantize.base import (
     Fidelity,
@@ -117,9 +115,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     if config.rounding == "compensated" or (config.rounding == "auto" and config.bias_correction == "auto"):
         progress("compensate rounding", 0, 1)
         few = min(config.compensation_examples, len(split))
-        inputs = to_device(
-            next(calibration_batches(split, examples=few, batch_size=few)).inputs, device_of(module)
-        )
+        inputs = next(calibration_batches(split, examples=few, batch_size=few)).inputs
         limit = weight_limit(8, reduced=reduced)
         candidates["compensated"] = compensated(module, quantized, inputs, limit=limit)
     found = fidelity(module, candidates, batches(), data.task)

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call, to_device
-from lwplugin.data.evaluation import device_of
+from lwplugin.data.batch import Inputs, call
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import Response, parent_responses
 from lwplugin.moments.rows import inputs_of, supports, weight_rows
@@ -74,7 +73,7 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     module = light.copy_module().eval()
     split = data.need("calibration")
     batch = next(calibration_batches(split, examples=config.examples, batch_size=config.examples))
-    inputs = to_device(batch.inputs, device_of(module))
+    inputs = batch.inputs
     fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)
     kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
     selection = select_layers(module, batch, config, kinds=kinds)

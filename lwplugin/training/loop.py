@@ -14,18 +14,19 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lwplugin.data.batch import Batch, call
+from lwplugin.data.batch import Batch, call, device_of
 from lwplugin.data.dataset import Data
-from lwplugin.data.evaluation import device_of, evaluate, kept_modes
+from lwplugin.data.evaluation import evaluate, kept_modes
 from lwplugin.data.split import Split
 from lwplugin.data.task import Task
 from lwplugin.errors import DataError, MethodError
+from lwplugin.model.placement import chosen_device
 from lwplugin.progress import Progress, silent
 from lwplugin.training import checkpoint as checkpoints
 from lwplugin.training.checkpoint import Position
 from lwplugin.training.config import TrainConfig
 from lwplugin.training.optimizer import make_optimizer, set_lr
-from lwplugin.training.precision import choose_device, choose_dtype
+from lwplugin.training.precision import choose_dtype
 from lwplugin.training.randomness import epoch_seed, own_randomness
 from lwplugin.training.result import TrainResult
 from lwplugin.training.schedule import factor
@@ -82,7 +83,7 @@ class _Run:
         self.steps_per_epoch = -(-batches // config.grad_accumulation)
         planned = self.steps_per_epoch * config.epochs
         self.total = planned if config.max_steps is None else min(planned, config.max_steps)
-        self.device = choose_device(config)
+        self.device = chosen_device(config.device)
         self.dtype = choose_dtype(config, self.device)
         self.position = Position()
         self.best: dict[str, torch.Tensor] | None = None

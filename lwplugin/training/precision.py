@@ -1,26 +1,11 @@
-"""Which device and number format a training runs in."""
+"""Which number format a training runs in."""
 
 from __future__ import annotations
 
 import torch
 
-from lwplugin.errors import MethodError, RecipeError
+from lwplugin.errors import MethodError
 from lwplugin.training.config import TrainConfig
-
-
-def choose_device(config: TrainConfig) -> torch.device:
-    """The device of a config. Raises RecipeError for an unknown one, MethodError for an absent GPU."""
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(config.device)
-    except RuntimeError as error:
-        raise RecipeError(
-            "Unknown device", got=repr(config.device), do="use auto, cpu, cuda or cuda:1"
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MethodError("There is no CUDA device", got=config.device, do="use device 'auto' or 'cpu'")
-    return device
 
 
 def choose_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwplugin.data.batch import call
-from lwplugin.data.evaluation import device_of, kept_modes
+from lwplugin.data.evaluation import kept_modes
 from lwplugin.data.split import Split
 from lwplugin.errors import DataError
 from lwplugin.progress import Progress, silent
@@ -39,7 +39,6 @@ def recalibrate_batchnorm(
         raise DataError("Batch norm statistics need at least 2 examples", got=len(split), do="give more")
     total = -(-len(split) // batch_size)
     total = total if batches is None else min(batches, total)
-    device = device_of(module)
     momenta = [layer.momentum for layer in layers]
     with kept_modes(module), torch.no_grad():
         module.eval()
@@ -51,7 +50,7 @@ def recalibrate_batchnorm(
             for done, batch in enumerate(islice(split.batches(batch_size), total)):
                 if done and 2 * len(batch) < batch_size:
                     break
-                call(module, batch.to(device).inputs)
+                call(module, batch.inputs)
                 progress("recalibrate batch norm", done + 1, total)
         finally:
             for layer, momentum in zip(layers, momenta):

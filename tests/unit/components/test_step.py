@@ -131,6 +131,10 @@ def test_a_result_that_may_not_stand_is_replaced(store: Store) -> None:
     second = execute(unusable, Config(), {}, store)
     assert (first.hit, second.hit) == (False, False)
     assert first.digest != second.digest
+    assert find(unusable, Config(), {}, store) is None
+    last = find(unusable, Config(), {}, store, judge=False)
+    assert last is not None
+    assert last.digest == second.digest
 
 
 def test_a_step_that_is_not_cached_runs_every_time(store: Store) -> None:
