@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 # Several processes share the cores: a thread that waits sleeps instead of spinning.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help venv demo test check format clean
+.PHONY: help venv demo test gpu-check check format clean
 
 help:
 	@echo "make demo    set up, then: train, register, lighten, prove, register back, serve, compare"
 	@echo "make test    all tests"
+	@echo "make gpu-check  the tests that need a CUDA GPU; writes what they saw to build/gpu-check.md"
 	@echo "make check   lint, format, types, import directions"
 	@echo "make format  let ruff write"
 	@echo "make venv    only set up $(VENV)"
@@ -29,6 +30,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 tests/unit tests/contract tests/golden tests/chart
 	$(BIN)/python -m pytest tests/integration
+
+gpu-check: $(STAMP)
+	mkdir -p build
+	LWPLUGIN_GPU_PAGE=build/gpu-check.md $(BIN)/python -m pytest tests/gpu
+	cat build/gpu-check.md
 
 check: $(STAMP)
 	$(BIN)/ruff check .

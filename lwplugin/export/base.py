@@ -110,6 +110,7 @@ FORMATS: dict[str, Format] = {
     for entry in (
         Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
         Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
+        Format("tensorrt", "lwplugin.export.tensorrt", "TensorRT engine, float, half or int8, for CUDA GPUs"),
         Format("torch_export", "lwplugin.export.torch_export", "torch.export program (.pt2), float"),
     )
 }

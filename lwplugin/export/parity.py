@@ -42,6 +42,7 @@ def check(
     *,
     runtime: str,
     rounds: bool,
+    device: str = "cpu",
 ) -> dict[str, float]:
     """How far the file lies from the module on the example, in ``runtime`` in a fresh process.
 
@@ -56,7 +57,7 @@ def check(
     with torch.no_grad():
         wanted = task.outputs(call(module, example)).float().numpy()
     feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors(example).items()}
-    got = run_fresh(file, feed, runtime=runtime, output=OUTPUT, both=rounds)
+    got = run_fresh(file, feed, runtime=runtime, output=OUTPUT, both=rounds, device=device)
     if rounds:
         return _integer_parity(file, wanted, got, options.int8_sqnr_db)
     return _float_parity(file, wanted, got.optimized, options.float_tolerance)
@@ -93,7 +94,13 @@ def _integer_parity(file: Path, wanted: np.ndarray, got: RuntimeOutputs, least_d
 
 
 def run_fresh(
-    file: Path, inputs: dict[str, np.ndarray], *, runtime: str, output: str, both: bool
+    file: Path,
+    inputs: dict[str, np.ndarray],
+    *,
+    runtime: str,
+    output: str,
+    both: bool,
+    device: str = "cpu",
 ) -> RuntimeOutputs:
     """Load and run a file in a new process; ExportError with the runtime's own words where it fails.
 
@@ -104,7 +111,7 @@ def run_fresh(
         stored, answered = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]
         # -P keeps the worker's own folder off the import path: its onnx.py must not stand in for onnx.
-        worker = [sys.executable, "-P", str(_WORKER), runtime, output, "both" if both else "kernels"]
+        worker = [sys.executable, "-P", str(_WORKER), runtime, device, output, "both" if both else "kernels"]
         command = [*worker, str(file.resolve()), str(stored), str(answered)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:

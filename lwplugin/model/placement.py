@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +48,21 @@ def computed(run: Callable[[], LightModel], source: LightModel, *others: nn.Modu
     try:
         for module in modules:
             module.to(device)
-        made = run()
+        with _full_precision():
+            made = run()
     finally:
         for module, home in zip(modules, homes, strict=True):
             module.to(home)
     made.module.to(homes[0])
     return made
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """No TF32: ten bits of mantissa are fewer than what moments and comparisons are made of."""
+    kept = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = kept

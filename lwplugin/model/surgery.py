@@ -42,7 +42,8 @@ def silence(module: nn.Module, graph: Graph, removed: Removal) -> None:
             group = graph.groups[index]
             for name, axis in group.readers:
                 gone = np.flatnonzero(np.isin(group.owners[name, axis], np.asarray(list(units))))
-                states[name].index_fill_(axis, torch.from_numpy(gone), 0)
+                tensor = states[name]
+                tensor.index_fill_(axis, torch.from_numpy(gone).to(tensor.device), 0)
 
 
 def slice_tensor(tensor: torch.Tensor, keep: list[np.ndarray | None]) -> torch.Tensor:

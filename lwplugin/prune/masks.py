@@ -25,14 +25,14 @@ def largest(weights: Mapping[str, Tensor], kept: float, floor: float) -> dict[st
     relative = {
         name: (w.abs() / w.square().mean().sqrt().clamp_min(1e-30)).flatten() for name, w in weights.items()
     }
-    total = sum(w.numel() for w in weights.values())
-    masks = {name: torch.zeros(len(r), dtype=torch.bool) for name, r in relative.items()}
+    total = sum(len(r) for r in relative.values())
+    masks = {name: torch.zeros_like(r, dtype=torch.bool) for name, r in relative.items()}
     for name, r in relative.items():
         masks[name][r.topk(max(1, int(floor * len(r)))).indices] = True
     left = round(kept * total) - sum(int(m.sum()) for m in masks.values())
     names = list(relative)
     values = torch.cat([torch.where(masks[n], -1.0, relative[n]) for n in names])
-    chosen = torch.zeros(total, dtype=torch.bool)
+    chosen = torch.zeros_like(values, dtype=torch.bool)
     if left > 0:
         chosen[values.topk(left).indices] = True
     parts = torch.split(chosen, [len(relative[n]) for n in names])

@@ -17,7 +17,7 @@ def compensated_codes(
     *,
     damping: float = 0.01,
 ) -> Tensor:
-    """Codes, uint8 [g, o, k], that keep the outputs for the inputs seen rather than the weights.
+    """Codes, uint8 [g, o, k], that keep the outputs for the inputs seen rather than the weights; on the CPU.
 
     Columns are rounded in the order of falling input energy; each rounding error is spread over the columns still
     to come by the inverse of the inputs' second moment.
@@ -28,6 +28,7 @@ def compensated_codes(
         scale: of every weight, [g, o, k], as is ``zero``; codes lie in [0, levels].
         damping: added to the diagonal, as a share of its mean.
     """
+    weight, second_moment, scale, zero = (t.cpu() for t in (weight, second_moment, scale, zero))
     energy = second_moment.diagonal(dim1=1, dim2=2)
     order = energy.argsort(dim=1, descending=True)
     k = weight.shape[-1]

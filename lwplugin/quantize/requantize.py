@@ -58,7 +58,7 @@ def _solve(
     offset = layer.bias is not None
     wanted = solve(moments, weight, offset=offset, ridge=ridge).weight
     second_moment = moments.covariances(centred=offset)[0]
-    scale = layer.scale.view(groups, outputs, 1).expand(-1, -1, width)
+    scale = layer.scale.cpu().view(groups, outputs, 1).expand(-1, -1, width)
     zero = torch.full_like(scale, float(limit))
     codes = compensated_codes(wanted, second_moment, scale, zero, 2 * limit)
     integers = codes.to(torch.int16) - limit

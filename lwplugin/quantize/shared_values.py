@@ -17,9 +17,9 @@ def shared_values(weights: Tensor, count: int, *, importance: Tensor | None = No
     flat, order = weights.detach().reshape(-1).double().sort()
     cost = torch.ones_like(flat) if importance is None else importance.reshape(-1).double()[order]
     cost = cost.clamp_min(1e-6 * float(cost.mean().clamp_min(1e-30)))
-    zero = torch.zeros(1, dtype=torch.float64)
+    zero = flat.new_zeros(1)
     mass, moment = (torch.cat((zero, part.cumsum(0))) for part in (cost, cost * flat))
-    places = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    places = (torch.arange(count, dtype=torch.float64, device=flat.device) + 0.5) / count
     starts = (
         flat[0] + (flat[-1] - flat[0]) * places,
         flat[torch.searchsorted(mass[1:], places * mass[-1]).clamp_max(len(flat) - 1)],
@@ -41,7 +41,7 @@ def nearest(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _lloyd(flat: Tensor, mass: Tensor, moment: Tensor, values: Tensor) -> Tensor:
-    ends = torch.tensor([0]), torch.tensor([len(flat)])
+    ends = torch.tensor([0, len(flat)], device=flat.device).split(1)
     for _ in range(_ITERATIONS):
         cuts = torch.searchsorted(flat, (values[1:] + values[:-1]) / 2)
         bounds = torch.cat((ends[0], cuts, ends[1]))

@@ -137,7 +137,7 @@ def _compensated(
     layer: Any, x: Tensor, response: Response, config: WeightOnlyConfig
 ) -> tuple[GroupGrid, Tensor]:
     """Grid and codes of one layer for the inputs it meets now; its bias takes up the mean error that is left."""
-    weight = weight_rows(layer).float()
+    weight = weight_rows(layer).float().cpu()
     groups, outputs, width = weight.shape
     moments = Moments.zeros(groups, width, outputs)
     moments.add(inputs_of(layer, x, response.rows), response.values)

@@ -16,11 +16,13 @@ from lwplugin.measure.wire import Array
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
     "openvino": "lwplugin.measure.runtimes.openvino:OpenVinoRuntime",
+    "tensorrt": "lwplugin.measure.runtimes.tensorrt:TensorRtRuntime",
     "torch": "lwplugin.measure.runtimes.torch:TorchRuntime",
 }
 FORMATS: dict[str, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
+    "tensorrt": "tensorrt",
     "torch": "torch",
     "bundle": "torch",
     "pt2": "torch",

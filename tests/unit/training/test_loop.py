@@ -82,7 +82,9 @@ def test_schedules_stay_between_zero_and_the_peak(digits: Data, schedule: str) -
 def test_accumulated_small_batches_step_like_one_large_batch() -> None:
     x, y = torch.randn(50, 6), torch.randn(50, 1)
     data = from_arrays(train=(x, y), calibration=x, task="regression")
-    config = TrainConfig(epochs=2, optimizer="sgd", batch_size=16, lr=0.1, schedule="constant")
+    config = TrainConfig(
+        epochs=2, optimizer="sgd", batch_size=16, lr=0.1, schedule="constant", mixed_precision="off"
+    )
     large, small = (nn.Linear(6, 1) for _ in range(2))
     small.load_state_dict(large.state_dict())
     train(large, data, config=config)
