@@ -209,6 +209,7 @@ def measure(
     device: str = "cpu",
     threads: int = 1,
     batch: int = 1,
+    options: dict = {},  # noqa: B006
 ) -> None:
     """Measure candidate and parent interleaved, in the target's runtime, on the machine the task runs on.
 
@@ -219,9 +220,10 @@ def measure(
         parent: pull's result.
         data: A recipe's data block.
         task: A recipe's task.
-        device: Where it runs.
+        device: `cpu`, `cuda`, or a device of the inventory that LWPLUGIN_DEVICES names in the pod.
         threads: Threads of the runtime.
         batch: Examples per inference.
+        options: A recipe's measure block.
 
     Returns:
         comparison: Both measurements and the scores of every example.
@@ -229,7 +231,8 @@ def measure(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config = {"device": device, "threads": threads, "batch": batch, "data": data, "task": task}
+    config = {"device": device, "threads": threads, "batch": batch, "options": options}
+    config |= {"data": data, "task": task}
     inputs = {"candidate": candidate, "baseline": baseline, "light": light, "parent": parent}
     run_task("measure", config, inputs, comparison, metrics)
 

@@ -13,6 +13,7 @@ from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.errors import did_you_mean
 from lwplugin.export.base import FORMATS
 from lwplugin.gate.policy import Budget, Policy
+from lwplugin.measure.config import MeasureOptions
 from lwplugin.methods import default_method, families, option_model
 from lwplugin.resources import ALL, Resources
 from lwplugin.yaml_document import PASSWORD
@@ -79,7 +80,7 @@ class Target(_Block):
 
     name: str = Field(pattern=_NAME, description="lower-case letters, digits and dashes")
     format: str = Field("onnx", description="deployment format")
-    device: str = Field("cpu", description="device it is measured on")
+    device: str = Field("cpu", description="cpu, cuda, or a device of the inventory: where it is measured")
     threads: int = Field(1, ge=1, description="threads of the runtime")
     batch: int = Field(1, ge=1, description="examples per inference")
     budget: Budget = Field(default_factory=Budget, description="upper limits, checked on the bound")
@@ -123,6 +124,9 @@ class Recipe(_Block):
     )
     compress: tuple[Compress, ...] = Field(min_length=1)
     targets: tuple[Target, ...] = Field(min_length=1)
+    measure: MeasureOptions = Field(
+        default_factory=MeasureOptions, description="how every target is measured"
+    )
     gate: Policy
     register_: Register | None = Field(
         None, alias="register", description="left out: the verdict is the result and nothing is registered"

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.errors import RecipeError
+from lwplugin.measure.inventory import check_target
 from lwplugin.methods import option_model
 from lwplugin.recipe import Recipe
 from lwplugin.yaml_document import (
@@ -41,6 +42,7 @@ def parse_recipe(text: str, *, name: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate({**document, **blocks})
     except ValidationError as error:
         problems += explain(error, document, Recipe, ())
+    problems += _device_problems(recipe)
     problems += _option_problems(document, known_bad={problem.place[:2] for problem in problems})
     if problems or recipe is None:
         raise RecipeError(report(name, tree, problems))
@@ -66,6 +68,18 @@ def _own_blocks(document: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]
             problems.append(Problem(place, str(error).rstrip(".")))
             blocks[name] = model.of(stand_in)
     return blocks, problems
+
+
+def _device_problems(recipe: Recipe | None) -> list[Problem]:
+    """What the device inventory says against the targets; only the file that a person wrote is held against
+    it, for a recipe that is on record stays one wherever it is read."""
+    problems = []
+    for index, target in enumerate(recipe.targets if recipe else ()):
+        try:
+            check_target(target.device, target.format, target.threads)
+        except RecipeError as error:
+            problems.append(Problem(("targets", index, "device"), str(error).rstrip(".")))
+    return problems
 
 
 def _option_problems(document: dict[str, Any], known_bad: set[Place]) -> list[Problem]:

@@ -77,6 +77,10 @@ class Settings:
         default=256,
         metadata=_read(_count, "most rows a served light version runs at once"),
     )
+    devices: Path | None = field(
+        default=None,
+        metadata=_read(Path, "inventory of remote devices; unset: devices.yaml in the working directory"),
+    )
     debug: bool = field(default=False, metadata=_read(_flag, "1: show tracebacks"))
 
 

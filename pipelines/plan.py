@@ -125,11 +125,12 @@ def _for_target(
     parent_export, export = f"export-parent-{target.format}", f"export-{target.name}"
     measure, gate, report = f"measure-{target.name}", f"gate-{target.name}", f"report-{target.name}"
     runtime = {"device": target.device, "threads": target.threads, "batch": target.batch}
+    options = recipe.measure.model_dump(mode="json", exclude_unset=True)
     steps = [
         planned("export", {"format": target.format, **shared}, {"bundle": light}),
         planned(
             "measure",
-            {**runtime, **shared},
+            {**runtime, "options": options, **shared},
             {"candidate": export, "baseline": parent_export, "light": light, "parent": "pull"},
         ),
         planned(

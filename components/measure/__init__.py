@@ -11,15 +11,17 @@ from lwplugin.components.family import DataConfig, examples
 from lwplugin.components.step import Step
 from pydantic import Field
 
+from lwplugin.measure.config import MeasureConfig, MeasureOptions
 from lwplugin.progress import Progress
 
 
 class Config(DataConfig):
-    """The conditions of the target."""
+    """The conditions of the target, and how it is measured."""
 
-    device: str = Field("cpu", description="where it runs")
+    device: str = Field("cpu", description="cpu, cuda, or the name of a device in the inventory")
     threads: int = Field(1, ge=1, description="threads of the runtime")
     batch: int = Field(1, ge=1, description="examples per inference")
+    options: MeasureOptions = Field(MeasureOptions(), description="the recipe's measure block")
 
 
 def run(
@@ -36,9 +38,12 @@ def run(
         baseline=load_exported(inputs["baseline"] / "export"),
         reference=load(inputs["light"] / "bundle"),
         baseline_reference=load(inputs["parent"] / "bundle"),
-        device=config.device,
-        threads=config.threads,
-        batch=config.batch,
+        config=MeasureConfig(
+            device=config.device,
+            threads=config.threads,
+            batch=config.batch,
+            **config.options.model_dump(exclude_unset=True),
+        ),
         progress=progress,
     )
     assert isinstance(comparison, Comparison)  # a baseline was given
@@ -47,10 +52,13 @@ def run(
 
 def _examples_and_machine(config: Config) -> dict[str, Any]:
     # A latency belongs to the machine it was taken on: another machine measures anew.
-    from lwplugin.measure.machine import describe
+    from lwplugin.measure.inventory import LOCAL, device_named
+    from lwplugin.measure.machine import facts
 
-    machine = describe({})
-    return {**examples(config), "machine": [machine.cpu, machine.arch, machine.cores, machine.isa]}
+    if config.device not in LOCAL:
+        return {**examples(config), "device": device_named(config.device).capabilities()}
+    machine = facts()
+    return {**examples(config), "machine": [machine[name] for name in ("cpu", "arch", "cores", "isa")]}
 
 
 def _quiet(path: Path) -> bool:
@@ -63,7 +71,7 @@ STEP = Step(
     config=Config,
     inputs=("candidate", "baseline", "light", "parent"),
     run=run,
-    summary="Measure candidate and parent interleaved, in the target's runtime, on this machine.",
+    summary="Measure candidate and parent interleaved, in the target's runtime, on this machine or a device.",
     writes={
         "comparison.json": "both measurements, the speed-up and how noisy the machine was",
         "scores.npz": "per example: scores, answers, agreement, slices",

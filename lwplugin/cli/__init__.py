@@ -21,6 +21,8 @@ COMMANDS = {
     "run": ("run", "Carry a recipe out: compress, export, measure, gate, register."),
     "compile": ("compile", "Write RECIPE as a Kubeflow pipeline."),
     "measure": ("measure", "Measure an exported model, beside its parent where one is given."),
+    "devices": ("agent", "List the remote devices of the inventory and how they are."),
+    "agent": ("agent", "Measure on this board or node for others."),
     "gate": ("gate", "Judge a measured comparison by a policy again."),
     "register": ("registry", "Register what a run made and its gate passed."),
     "promote": ("registry", "Move an alias to a version, keeping the one before for rollback."),

@@ -14,13 +14,15 @@ from lwplugin.errors import MeasureError
 directory = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
-@click.command("measure", help="Measure the exported model in directory EXPORTED on this machine.")
+@click.command("measure", help="Measure the exported model in directory EXPORTED, here or on a device.")
 @click.argument("exported", type=directory)
 @click.option("--recipe", type=click.Path(path_type=Path), required=True, help="Names the data and the task.")
 @click.option("--baseline", type=directory, help="The parent's exported model; measured interleaved.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda, or a device of `lwplugin devices`."
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Save the comparison in this directory."
 )

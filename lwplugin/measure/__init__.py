@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwplugin.measure.comparison import Comparison, load_comparison
+    from lwplugin.measure.config import MeasureConfig, MeasureOptions
     from lwplugin.measure.machine import describe, int8_saturates, isa
     from lwplugin.measure.result import Energy, Interval, Latency, Machine, Measurement, Noise, Parity
-    from lwplugin.measure.run import MeasureConfig, measure
+    from lwplugin.measure.run import measure
 
 _HOMES = {
     "comparison": ("Comparison", "load_comparison"),
     "machine": ("describe", "int8_saturates", "isa"),
     "result": ("Energy", "Interval", "Latency", "Machine", "Measurement", "Noise", "Parity"),
-    "run": ("MeasureConfig", "measure"),
+    "config": ("MeasureConfig", "MeasureOptions"),
+    "run": ("measure",),
 }
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Latency",
     "Machine",
     "MeasureConfig",
+    "MeasureOptions",
     "Measurement",
     "Noise",
     "Parity",

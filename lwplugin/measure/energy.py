@@ -1,4 +1,7 @@
-"""Energy per inference, where a counter exists: RAPL for the CPU package, NVML for a GPU."""
+"""Energy per inference, where a counter exists: RAPL for the CPU package, NVML for a GPU.
+
+The answers are the fields of ``Energy`` as plain values, so that a device agent needs no more than this file.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lwplugin.measure.result import Energy
-from lwplugin.measure.session import Worker
+from lwplugin.measure.session import Peer
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -32,24 +34,30 @@ def find_counter(device: str, powercap: Path = POWERCAP) -> Counter | str:
 
 
 def measure_energy(
-    worker: Worker, device: str, *, run_ms: float, seconds: float, powercap: Path = POWERCAP
-) -> Energy:
+    worker: Peer, device: str, *, run_ms: float, seconds: float, powercap: Path = POWERCAP
+) -> dict[str, Any]:
     """Joules per inference over a stretch of ``seconds`` of back-to-back runs in a warm worker.
 
     Whatever else the package or board does in that time is counted too.
     """
     counter = find_counter(device, powercap)
     if isinstance(counter, str):
-        return Energy(state="unavailable", reason=counter)
+        return {"state": "unavailable", "reason": counter}
     k = max(1, int(1e3 * seconds / run_ms))
     before, began = counter.joules(), time.perf_counter()
     worker.ask("block", k=k, settle=0, offset=0)
     joules, took = counter.between(before, counter.joules()), time.perf_counter() - began
     if joules <= 0:
-        return Energy(
-            state="unavailable", reason=f"the {counter.source} counter did not move in {took:.2f} s"
-        )
-    return Energy(state="measured", joules_per_inference=joules / k, source=counter.source, seconds=took)
+        return {
+            "state": "unavailable",
+            "reason": f"the {counter.source} counter did not move in {took:.2f} s",
+        }
+    return {
+        "state": "measured",
+        "joules_per_inference": joules / k,
+        "source": counter.source,
+        "seconds": took,
+    }
 
 
 def _rapl(powercap: Path) -> Counter | str:

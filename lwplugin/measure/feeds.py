@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lwplugin.errors import MeasureError
-from lwplugin.measure.session import Worker
+from lwplugin.measure.session import Peer
 from lwplugin.measure.subject import Subject
 from lwplugin.measure.wire import Array
 
@@ -43,7 +43,7 @@ def pieces(feeds: Feeds, size: int, *, pad: bool) -> Iterator[Feeds]:
         yield piece
 
 
-def run_together(jobs: list[tuple[Worker, Subject, Feeds, int]]) -> list[Array]:
+def run_together(jobs: list[tuple[Peer, Subject, Feeds, int]]) -> list[Array]:
     """Each worker's outputs for its feeds, in batches of the given size; the workers work at the same time.
 
     Raises MeasureError where an output is not finite or has no row for every example: nothing that a

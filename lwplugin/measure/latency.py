@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lwplugin.measure.intervals import Floats, quantile
-from lwplugin.measure.machine import allowed_cpus
+from lwplugin.measure.machine import load_average
 from lwplugin.measure.noise import Speed, judge
 from lwplugin.measure.result import Latency
-from lwplugin.measure.session import Worker
+from lwplugin.measure.session import Peer, in_turn
 from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
 
@@ -88,29 +87,21 @@ class Plan:
     precision: float = 0.01  # wanted half-width of what more rounds can narrow, as a share
 
 
-def idle_cpus(count: int, window_s: float = 0.05) -> list[int]:
-    """The ``count`` least busy CPUs this process may use; all of them where the system does not tell."""
-    allowed = allowed_cpus()
-    before = _idle_ticks()
-    time.sleep(window_s)
-    after = _idle_ticks()
-    idle = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in allowed}
-    return sorted(sorted(allowed, key=lambda cpu: (-idle[cpu], -cpu))[:count])
-
-
 def interleave(
-    workers: Mapping[str, Worker],
+    workers: Mapping[str, Peer],
     baseline: Sequence[str],
     candidate: Sequence[str],
     *,
     plan: Plan,
     on_cpu: bool = True,
+    load: Callable[[], float] = load_average,
     progress: Progress = silent,
 ) -> tuple[Timings, Speed]:
     """Time the loaded workers in turns; every round runs each process once, on the same inputs.
 
     Stops when the speed-up's interval is narrow and nothing looks disturbed, else at ``plan.max_seconds``;
-    the rounds that an interval needs are taken even if they last longer, up to four times that.
+    the rounds that an interval needs are taken even if they last longer, up to four times that. ``load``
+    tells the load average of the machine that runs them.
     """
     order = [label for pair in zip([*baseline], [*candidate] or [*baseline]) for label in dict.fromkeys(pair)]
     timings = Timings(rounds={label: [] for label in order})
@@ -126,9 +117,10 @@ def interleave(
     while True:
         turn = len(timings.rounds[order[0]])
         # Forward, then backward: a drift in one direction weighs on both models alike.
-        for label in order if turn % 2 == 0 else order[::-1]:
-            facts, arrays = workers[label].ask_arrays("block", k=k, settle=max(1, settle), offset=turn * k)
-            timings.add(label, facts, arrays)
+        sequence = order if turn % 2 == 0 else order[::-1]
+        request = {"k": k, "settle": max(1, settle), "offset": turn * k}
+        for label, answer in zip(sequence, in_turn([workers[label] for label in sequence], "block", request)):
+            timings.add(label, *answer)
         elapsed = time.monotonic() - began
         progress("time", min(int(1000 * elapsed), int(1000 * plan.max_seconds)), int(1000 * plan.max_seconds))
         rounds = turn + 1
@@ -140,21 +132,10 @@ def interleave(
             [timings.rounds[label] for label in candidate],
             disturbed=timings.disturbed / timings.runs,
             off_cpu=max(0.0, 1 - timings.cpu_ns / timings.wall_ns) if on_cpu else 0.0,
+            load=load(),
             confidence=plan.confidence,
         )
         narrow = speed.half_width <= plan.precision and not speed.noise.reasons
         if narrow or elapsed >= plan.max_seconds:
             progress("time", 1, 1)
             return timings, speed
-
-
-def _idle_ticks() -> dict[int, int]:
-    ticks: dict[int, int] = {}
-    try:
-        for line in Path("/proc/stat").read_text().splitlines():
-            name, *values = line.split()
-            if name.startswith("cpu") and name != "cpu":
-                ticks[int(name[3:])] = int(values[3]) + int(values[4])
-    except OSError:
-        return {}
-    return ticks

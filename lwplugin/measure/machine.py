@@ -1,13 +1,17 @@
-"""What this machine is: instruction set, cores, load."""
+"""What this machine is: instruction set, cores, load. Standard library only: device agents use it too."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lwplugin.measure.result import Machine
+if TYPE_CHECKING:
+    from lwplugin.measure.result import Machine
 
 _ISAS: dict[str, tuple[str, ...]] = {
     "amx": ("amx_int8",),
@@ -65,21 +69,37 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def facts() -> dict[str, Any]:
+    """This machine now: the fields of ``Machine`` without the runtimes."""
+    flags = cpu_flags()
+    return {
+        "cpu": _cpu_name(),
+        "arch": platform.machine(),
+        "cores": len(allowed_cpus()),
+        "cpu_quota": _cpu_quota(),
+        "flags": flags,
+        "isa": isa(flags),
+        "os": platform.platform(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "load": load_average(),
+    }
+
+
 def describe(runtimes: dict[str, str]) -> Machine:
     """This machine now; ``runtimes`` is what the workers reported."""
-    flags = cpu_flags()
-    return Machine(
-        cpu=_cpu_name(),
-        arch=platform.machine(),
-        cores=len(allowed_cpus()),
-        cpu_quota=_cpu_quota(),
-        flags=flags,
-        isa=isa(flags),
-        os=platform.platform(),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        load=load_average(),
-        runtimes=runtimes,
-    )
+    from lwplugin.measure.result import Machine
+
+    return Machine(**facts(), runtimes=runtimes)
+
+
+def idle_cpus(count: int, window_s: float = 0.05) -> list[int]:
+    """The ``count`` least busy CPUs this process may use; all of them where the system does not tell."""
+    allowed = allowed_cpus()
+    before = _idle_ticks()
+    time.sleep(window_s)
+    after = _idle_ticks()
+    idle = {cpu: after.get(cpu, 0) - before.get(cpu, 0) for cpu in allowed}
+    return sorted(sorted(allowed, key=lambda cpu: (-idle[cpu], -cpu))[:count])
 
 
 def available_memory_bytes() -> int | None:
@@ -114,3 +134,24 @@ def _cpu_quota() -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
+
+
+def _idle_ticks() -> dict[int, int]:
+    ticks: dict[int, int] = {}
+    try:
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *values = line.split()
+            if name.startswith("cpu") and name != "cpu":
+                ticks[int(name[3:])] = int(values[3]) + int(values[4])
+    except OSError:
+        return {}
+    return ticks
+
+
+# What a controller may ask the machine that measures, this one or a remote one.
+QUESTIONS: Mapping[str, Callable[..., Any]] = {
+    "facts": facts,
+    "load_average": load_average,
+    "idle_cpus": idle_cpus,
+    "available_memory_bytes": available_memory_bytes,
+}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwplugin.measure.intervals import Floats, ranks, student
-from lwplugin.measure.machine import load_average
 from lwplugin.measure.result import Interval, Noise
 
 # What two processes of one file differ by (standard deviation of the log) and how many processes this
@@ -45,6 +44,7 @@ def judge(
     *,
     disturbed: float,
     off_cpu: float,
+    load: float,
     confidence: float = 0.95,
 ) -> Speed:
     """``baseline[p][r]`` are the durations of process p in round r; candidate likewise, or empty.
@@ -60,7 +60,7 @@ def judge(
     spread = _process_half_width([slow, fast] if len(fast) else [slow], confidence)
     low = estimate - math.hypot(estimate - low, spread)
     high = estimate + math.hypot(high - estimate, spread)
-    noise = _noise(slow, fast, disturbed, off_cpu)
+    noise = _noise(slow, fast, disturbed, off_cpu, load)
     if len(fast) and 0.5 * (high - low) > MAX_HALF_WIDTH:
         known = "not bounded" if math.isinf(high - low) else f"known only to ±{50 * (high - low):.0f} %"
         reasons = [*noise.reasons, f"the speed-up is {known} after {paired.size} rounds"]
@@ -101,7 +101,7 @@ def _process_half_width(models: Sequence[Floats], confidence: float) -> float:
     return student(PROCESS_WEIGHT + freedom, confidence) * math.sqrt(variance * scale)
 
 
-def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float) -> Noise:
+def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float, load: float) -> Noise:
     rounds = slow.shape[1]
     replicated = [model for model in (slow, fast) if len(model) > 1]
     same_file = max((_apart(np.median(model[0] - model[1])) for model in replicated), default=None)
@@ -110,7 +110,6 @@ def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float) -> Nois
     halves = _apart(np.median(subject[:half]) - np.median(subject[half:])) if half else 0.0
     level = slow.mean(0)
     drift = _share(np.median(level[-third:]) - np.median(level[:third]))
-    load = load_average()
     reasons = []
     if same_file is not None and same_file > MAX_SAME_FILE:
         reasons.append(f"two processes running the same file differ by {100 * same_file:.0f} %")

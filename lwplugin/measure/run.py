@@ -1,64 +1,28 @@
-"""``measure``: one file, or a candidate beside its parent, in their real runtimes on this machine."""
+"""``measure``: one file, or a candidate beside its parent, in their real runtimes, here or on a device."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from lwplugin.errors import MeasureError, RecipeError, did_you_mean
+from lwplugin.errors import MeasureError
 from lwplugin.measure.comparison import Comparison
-from lwplugin.measure.energy import measure_energy
+from lwplugin.measure.config import MeasureConfig, checked
 from lwplugin.measure.feeds import Feeds, feeds_of, pieces
-from lwplugin.measure.latency import Plan, Timings, idle_cpus, interleave
-from lwplugin.measure.machine import available_memory_bytes, describe
+from lwplugin.measure.host import Host, host_of
+from lwplugin.measure.latency import Plan, Timings, interleave
 from lwplugin.measure.parity import compare, torch_outputs
 from lwplugin.measure.result import Energy, Machine, Measurement, Noise, Parity
 from lwplugin.measure.runtimes.base import runtime_of
 from lwplugin.measure.score import Scored, Side, score
-from lwplugin.measure.session import Worker, workers
+from lwplugin.measure.session import Peer
 from lwplugin.measure.simulation import Simulation, simulate
 from lwplugin.measure.subject import Subject
 from lwplugin.progress import Progress, silent
 
 _TIMED_BATCHES = 4
-
-
-class MeasureConfig(BaseModel):
-    """How to measure; the defaults are those of API, recipe and command line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    device: str = Field(default="cpu", description="cpu or cuda")
-    threads: int = Field(default=1, ge=1, description="threads of one inference")
-    batch: int = Field(default=1, ge=1, description="examples of one timed inference")
-    min_seconds: float = Field(
-        default=1.0, gt=0, description="least time spent on timing, both models together"
-    )
-    max_seconds: float = Field(
-        default=4.0,
-        gt=0,
-        description="timing ends here even if the answer is still wide; slow models get "
-        "up to four times this for the fewest runs that an interval needs",
-    )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="two-sided, of every interval")
-    precision: float = Field(
-        default=0.01, gt=0, description="stop when rounds add less than this share to the interval"
-    )
-    processes: int | None = Field(
-        default=None, ge=1, le=8, description="processes per file; None: two, or one where memory is short"
-    )
-    max_examples: int | None = Field(
-        default=None, ge=1, description="score only the first examples of the test"
-    )
-    parity_examples: int = Field(default=256, ge=1, description="examples compared with torch outputs")
-    simulation_examples: int = Field(
-        default=512, ge=1, description="examples on which an int8 file is compared with its float simulation"
-    )
-    energy_seconds: float = Field(default=1.0, gt=0, description="stretch over which energy is measured")
-    timeout_s: float = Field(default=300.0, gt=0, description="longest wait for one answer of a runtime")
 
 
 @dataclass
@@ -69,6 +33,7 @@ class _Model:
     subject: Subject
     reference: Any
     labels: list[str]
+    file: str = ""
     version: str = ""
     loads: list[dict[str, Any]] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
@@ -98,51 +63,61 @@ def measure(
 
     Raises MeasureError where a runtime cannot load or run a file, dies, hangs, or gives NaN.
     """
-    config = _config(config, options)
+    config = checked(config, options)
     models = [("candidate", exported, reference)]
     if baseline is not None:
         models.insert(0, ("baseline", baseline, baseline_reference))
     subjects = [(name, Subject.of(of), wanted) for name, of, wanted in models]
-    processes = config.processes or _processes([subject for _, subject, _ in subjects])
-    sides = [
-        _Model(name, subject, wanted, [f"{name} {i + 1}" for i in range(processes)])
-        for name, subject, wanted in subjects
-    ]
-    runtimes = {label: runtime_of(side.subject.format) for side in sides for label in side.labels}
-    with workers(runtimes, threads=config.threads, timeout_s=config.timeout_s) as running:
-        return _measure(sides, running, data, config, progress)
+    with host_of(config.device, progress=progress) as host:
+        processes = config.processes or _processes([subject for _, subject, _ in subjects], host)
+        sides = [
+            _Model(name, subject, wanted, [f"{name} {i + 1}" for i in range(processes)])
+            for name, subject, wanted in subjects
+        ]
+        runtimes = {label: runtime_of(side.subject.format) for side in sides for label in side.labels}
+        with host.workers(runtimes, threads=config.threads, timeout_s=config.timeout_s) as running:
+            return _measure(sides, host, running, data, config, progress)
 
 
 def _measure(
-    sides: list[_Model], running: dict[str, Worker], data: Any, config: MeasureConfig, progress: Progress
+    sides: list[_Model],
+    host: Host,
+    running: Mapping[str, Peer],
+    data: Any,
+    config: MeasureConfig,
+    progress: Progress,
 ) -> Comparison | Measurement:
     timed = {side.name: _timed_inputs(data, side.subject, config.batch) for side in sides}
     for side in sides:
         for label in side.labels:
             side.version = running[label].receive()[0]["version"]
-    machine = describe({runtime_of(side.subject.format): side.version for side in sides})
-    cpus = idle_cpus(config.threads) if config.device == "cpu" else None
+        side.file = host.place(side.subject)
+    on_cpu = host.accelerator == "cpu"
+    versions = {runtime_of(side.subject.format): side.version for side in sides}
+    machine = Machine(**host.ask("facts"), runtimes=versions)
+    cpus = host.ask("idle_cpus", count=config.threads) if on_cpu else None
     for side in sides:
         for label in side.labels:
-            side.loads.append(running[label].ask("load", cpus=cpus, **_load_request(side, config)))
+            side.loads.append(running[label].ask("load", cpus=cpus, **_load_request(side, host, config)))
             _send_inputs(running[label], timed[side.name])
     timings, speed = interleave(
         running,
         sides[0].labels,
         sides[1].labels if len(sides) > 1 else [],
         plan=Plan(config.min_seconds, config.max_seconds, config.confidence, config.precision),
-        on_cpu=config.device == "cpu",
+        on_cpu=on_cpu,
+        load=lambda: float(host.ask("load_average")),
         progress=progress,
     )
     for side in sides:
         side.memory = [running[label].ask("memory") for label in side.labels]
         side.first_ms = statistics.median(timings.facts[label]["first_ms"] for label in side.labels)
-        side.energy = measure_energy(
+        energy = host.energy(
             running[side.labels[0]],
-            config.device,
             run_ms=timings.facts[side.labels[0]]["run_ms"],
             seconds=config.energy_seconds,
         )
+        side.energy = Energy(**energy)
         for label in side.labels:
             running[label].ask("unpin")
     scored = _score(sides, running, data, config, progress)
@@ -155,7 +130,7 @@ def _measure(
                 scored.first[side.name],
                 machine,
                 config.simulation_examples,
-                _load_request(side, config),
+                _load_request(side, host, config),
             )
     results = [
         _result(side, timings, speed.noise, scored, parities[side.name], machine, config) for side in sides
@@ -174,23 +149,9 @@ def _measure(
     ).with_scores(scored.arrays)
 
 
-def _config(config: MeasureConfig | None, options: dict[str, Any]) -> MeasureConfig:
-    known = MeasureConfig.model_fields
-    for name in options:
-        if name not in known:
-            raise RecipeError("Unknown option of measure", got=repr(name), do=did_you_mean(name, known))
-    given = {} if config is None else config.model_dump(exclude_unset=True)
-    try:
-        return MeasureConfig(**{**given, **options})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = ".".join(str(part) for part in problem["loc"])
-        raise RecipeError(f"Option '{name}' of measure: {problem['msg']}", got=problem["input"]) from error
-
-
-def _processes(subjects: list[Subject]) -> int:
+def _processes(subjects: list[Subject], host: Host) -> int:
     """Two per file, unless four copies of the models would take most of the free memory."""
-    available = available_memory_bytes()
+    available = host.ask("available_memory_bytes")
     needed = sum(2 * 3 * subject.size_bytes() for subject in subjects)
     return 2 if available is None or needed < available / 2 else 1
 
@@ -213,15 +174,15 @@ def _timed_inputs(data: Any, subject: Subject, batch: int) -> list[Feeds]:
     return list(pieces(feeds, batch, pad=True))
 
 
-def _send_inputs(worker: Worker, timed: list[Feeds]) -> None:
+def _send_inputs(worker: Peer, timed: list[Feeds]) -> None:
     arrays = {f"{place}:{name}": array for place, feeds in enumerate(timed) for name, array in feeds.items()}
     worker.ask("inputs", arrays, count=len(timed), names=list(timed[0]))
 
 
-def _load_request(side: _Model, config: MeasureConfig) -> dict[str, Any]:
+def _load_request(side: _Model, host: Host, config: MeasureConfig) -> dict[str, Any]:
     return {
-        "file": str(side.subject.file.resolve()),
-        "device": config.device,
+        "file": side.file,
+        "device": host.accelerator,
         "threads": config.threads,
         "optimize": True,
         "output": side.subject.output,
@@ -229,7 +190,7 @@ def _load_request(side: _Model, config: MeasureConfig) -> dict[str, Any]:
 
 
 def _score(
-    sides: list[_Model], running: dict[str, Worker], data: Any, config: MeasureConfig, progress: Progress
+    sides: list[_Model], running: Mapping[str, Peer], data: Any, config: MeasureConfig, progress: Progress
 ) -> Scored:
     if data.test is None:
         return Scored(metrics={side.name: {} for side in sides})

@@ -9,7 +9,7 @@ import numpy as np
 
 from lwplugin.errors import MeasureError
 from lwplugin.measure.feeds import feeds_of, run_together
-from lwplugin.measure.session import Worker
+from lwplugin.measure.session import Peer
 from lwplugin.measure.subject import Subject
 from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
@@ -22,7 +22,7 @@ class Side:
     """A loaded worker and its file; ``name`` is ``baseline`` or ``candidate``."""
 
     name: str
-    worker: Worker
+    worker: Peer
     subject: Subject
     batch: int  # of the timed runs
 

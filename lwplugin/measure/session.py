@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from lwplugin.errors import MeasureError
 from lwplugin.measure import wire
@@ -21,12 +21,46 @@ from lwplugin.measure.wire import Array
 _STDERR_TAIL_BYTES = 2000
 
 
+Answer = tuple[dict[str, Any], dict[str, Array]]
+
+
+class Peer(Protocol):
+    """A worker to ask, in a process of this machine or of a remote device.
+
+    ``queues`` says that requests to all peers of its machine are worked through one by one, in their order.
+    """
+
+    label: str
+    queues: bool
+
+    def ask(self, op: str, arrays: Mapping[str, Array] | None = None, **fields: Any) -> dict[str, Any]: ...
+
+    def send(self, op: str, arrays: Mapping[str, Array] | None = None, **fields: Any) -> None: ...
+
+    def receive(self) -> Answer: ...
+
+
+def in_turn(peers: Sequence[Peer], op: str, fields: Mapping[str, Any]) -> Iterator[Answer]:
+    """The same request to each, of whom never two work at once: a machine that queues is sent all of them
+    together, so that the time a message travels passes once."""
+    queues = all(peer.queues for peer in peers)
+    if queues:
+        for peer in peers:
+            peer.send(op, **fields)
+    for peer in peers:
+        if not queues:
+            peer.send(op, **fields)
+        yield peer.receive()
+
+
 class Worker:
     """One runtime in its own process; a context manager that always ends the process.
 
     ``label`` names it in errors. Every request raises MeasureError when the worker answers with an error,
     dies, or does not answer within ``timeout_s``; after a death or a timeout the process is gone.
     """
+
+    queues = False
 
     def __init__(self, runtime: str, *, label: str, threads: int, timeout_s: float = 300.0) -> None:
         self.label = label
@@ -64,9 +98,7 @@ class Worker:
         """One request and its answer, without arrays."""
         return self.ask_arrays(op, arrays, **fields)[0]
 
-    def ask_arrays(
-        self, op: str, arrays: Mapping[str, Array] | None = None, **fields: Any
-    ) -> tuple[dict[str, Any], dict[str, Array]]:
+    def ask_arrays(self, op: str, arrays: Mapping[str, Array] | None = None, **fields: Any) -> Answer:
         """One request and its answer."""
         self.send(op, arrays, **fields)
         return self.receive()
@@ -86,7 +118,7 @@ class Worker:
                 except (BrokenPipeError, OSError):
                     raise self._death() from None
 
-    def receive(self) -> tuple[dict[str, Any], dict[str, Array]]:
+    def receive(self) -> Answer:
         """The answer to the last request."""
         deadline = time.monotonic() + self.timeout_s
         try:
@@ -102,6 +134,11 @@ class Worker:
                 do="check the exported file with its runtime, and export it again if it is damaged",
             )
         return message, arrays
+
+    def interrupt(self) -> None:
+        """End the process from another thread: whoever waits for an answer sees it die."""
+        if self._process.poll() is None:
+            self._process.kill()
 
     def close(self) -> None:
         """End the process; safe to call twice."""

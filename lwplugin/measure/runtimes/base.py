@@ -28,6 +28,8 @@ FORMATS: dict[str, str] = {
     "pt2": "torch",
     "torch_export": "torch",
 }
+# Runtime → the package it imports, where the names differ.
+PACKAGES: dict[str, str] = {}
 
 
 class Runtime(Protocol):

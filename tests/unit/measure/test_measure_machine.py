@@ -8,7 +8,7 @@ import pytest
 
 from lwplugin.measure import describe, int8_saturates, isa
 from lwplugin.measure.energy import find_counter
-from lwplugin.measure.latency import idle_cpus
+from lwplugin.measure.machine import idle_cpus
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,12 @@ def pair(seed: int, slow: float, fast: float, **options: object) -> tuple[list, 
 
 
 def test_the_interval_of_equal_models_holds_one_as_often_as_stated() -> None:
-    found = [judge(*pair(seed, 1.0, 1.0), disturbed=0, off_cpu=0).speedup for seed in range(300)]
+    found = [judge(*pair(seed, 1.0, 1.0), disturbed=0, off_cpu=0, load=0).speedup for seed in range(300)]
     assert np.mean([s.high < 1 or s.low > 1 for s in found]) <= 0.05
 
 
 def test_twice_as_fast_is_found_with_a_narrow_interval() -> None:
-    speed = judge(*pair(1, 2.0, 1.0), disturbed=0, off_cpu=0)
+    speed = judge(*pair(1, 2.0, 1.0), disturbed=0, off_cpu=0, load=0)
     assert 1.9 < speed.speedup.low < speed.speedup.estimate < speed.speedup.high < 2.1
     assert speed.noise.reasons == []
 
@@ -40,7 +40,7 @@ def test_twice_as_fast_is_found_with_a_narrow_interval() -> None:
 def test_bursts_that_slow_both_models_cancel() -> None:
     rng = np.random.default_rng(5)
     pace = np.where(rng.random(ROUNDS) < 0.4, 2.0, 1.0)
-    speed = judge(*pair(2, 1.5, 1.0, pace=pace), disturbed=0, off_cpu=0)
+    speed = judge(*pair(2, 1.5, 1.0, pace=pace), disturbed=0, off_cpu=0, load=0)
     assert 1.4 < speed.speedup.low < 1.5 < speed.speedup.high < 1.6
 
 
@@ -71,13 +71,13 @@ def test_each_kind_of_noise_is_named(change: str, reason: str) -> None:
         fast = [process(rng, 1.0, pace=np.tile([0.6, 1.7], ROUNDS // 2)) for _ in range(2)]
     else:
         slow, fast = ([rounds[:4] for rounds in model] for model in (slow, fast))
-    noise = judge(slow, fast, disturbed=disturbed, off_cpu=disturbed).noise
+    noise = judge(slow, fast, disturbed=disturbed, off_cpu=disturbed, load=0).noise
     assert any(re.search(reason, said) for said in noise.reasons), noise.reasons
 
 
 def test_one_model_alone_is_judged_by_its_own_rounds() -> None:
     slow, _ = pair(4, 1.0, 1.0)
-    speed = judge(slow, [], disturbed=0, off_cpu=0)
+    speed = judge(slow, [], disturbed=0, off_cpu=0, load=0)
     assert speed.speedup.estimate == 1.0
     assert 0 < speed.half_width < 0.05
     assert speed.noise.reasons == []
@@ -86,6 +86,6 @@ def test_one_model_alone_is_judged_by_its_own_rounds() -> None:
 def test_a_process_that_is_always_slower_widens_the_interval() -> None:
     rng = np.random.default_rng(6)
     slow = [process(rng, 1.0), process(rng, 1.0)]
-    near = judge(slow, [process(rng, 1.0), process(rng, 1.0)], disturbed=0, off_cpu=0).speedup
-    far = judge(slow, [process(rng, 0.96), process(rng, 1.04)], disturbed=0, off_cpu=0).speedup
+    near = judge(slow, [process(rng, 1.0), process(rng, 1.0)], disturbed=0, off_cpu=0, load=0).speedup
+    far = judge(slow, [process(rng, 0.96), process(rng, 1.04)], disturbed=0, off_cpu=0, load=0).speedup
     assert far.high - far.low > 1.3 * (near.high - near.low)

@@ -1,0 +1,64 @@
+"""How to measure: the options and defaults of API, recipe, component and command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lwplugin.errors import RecipeError, did_you_mean
+
+
+class MeasureOptions(BaseModel):
+    """What a recipe's `measure` block may say, for all of its targets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_seconds: float = Field(
+        default=1.0, gt=0, description="least time spent on timing, both models together"
+    )
+    max_seconds: float = Field(
+        default=4.0,
+        gt=0,
+        description="timing ends here even if the answer is still wide; slow models get "
+        "up to four times this for the fewest runs that an interval needs",
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="two-sided, of every interval")
+    precision: float = Field(
+        default=0.01, gt=0, description="stop when rounds add less than this share to the interval"
+    )
+    processes: int | None = Field(
+        default=None, ge=1, le=8, description="processes per file; None: two, or one where memory is short"
+    )
+    max_examples: int | None = Field(
+        default=None, ge=1, description="score only the first examples of the test"
+    )
+    parity_examples: int = Field(default=256, ge=1, description="examples compared with torch outputs")
+    simulation_examples: int = Field(
+        default=512, ge=1, description="examples on which an int8 file is compared with its float simulation"
+    )
+    energy_seconds: float = Field(default=1.0, gt=0, description="stretch over which energy is measured")
+    timeout_s: float = Field(default=300.0, gt=0, description="longest wait for one answer of a runtime")
+
+
+class MeasureConfig(MeasureOptions):
+    """The options and the conditions of one target."""
+
+    device: str = Field(default="cpu", description="cpu, cuda, or the name of a device in the inventory")
+    threads: int = Field(default=1, ge=1, description="threads of one inference")
+    batch: int = Field(default=1, ge=1, description="examples of one timed inference")
+
+
+def checked(config: MeasureConfig | None, options: dict[str, Any]) -> MeasureConfig:
+    """The config with options over it. Raises RecipeError naming the option and the nearest known one."""
+    known = MeasureConfig.model_fields
+    for name in options:
+        if name not in known:
+            raise RecipeError("Unknown option of measure", got=repr(name), do=did_you_mean(name, known))
+    given = {} if config is None else config.model_dump(exclude_unset=True)
+    try:
+        return MeasureConfig(**{**given, **options})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise RecipeError(f"Option '{name}' of measure: {problem['msg']}", got=problem["input"]) from error
