@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lwplugin.data.batch import Batch, Inputs, call
+from lwplugin.data.batch import Batch, Inputs, call, device_of
 from lwplugin.model.graph import Graph
 from lwplugin.progress import Progress
 from lwplugin.prune.attack import Attack
@@ -109,6 +109,7 @@ def _slope(
     generator: torch.Generator,
 ) -> Tensor:
     """Derivative by the masks of the divergence on clean and on attacked inputs."""
+    batch = batch.to(device_of(module))
     with torch.no_grad():
         wanted = task.outputs(call(module, batch.inputs))
 
@@ -178,6 +179,7 @@ def report(parent: nn.Module, module: nn.Module, data: Data, config: Adversarial
 def _judged(
     judged: nn.Module, parent: nn.Module, batch: Batch, task: Task, attack: Attack, generator: torch.Generator
 ) -> dict[str, np.ndarray]:
+    batch = batch.to(device_of(parent))
     with torch.no_grad():
         wanted = task.outputs(call(parent, batch.inputs))
 

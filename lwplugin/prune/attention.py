@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Batch, call
+from lwplugin.data.batch import Batch, call, device_of
 from lwplugin.model.graph import Graph, Group
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
@@ -99,7 +99,7 @@ def _channel_attention(
 ) -> list[tuple[int, np.ndarray]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        attentions = {r.layer: _Attention(len(r.owner)) for r in channels}
+        attentions = {r.layer: _Attention(len(r.owner)).to(device_of(module)) for r in channels}
     seen: dict[str, Tensor] = {}
 
     def attend(name: str) -> object:
@@ -119,7 +119,7 @@ def _channel_attention(
             for batch in _batches(split, config):
                 call(module, batch.inputs)
                 for name, factors in seen.items():
-                    sums[name] += factors.double().sum(0)
+                    sums[name] += factors.double().sum(0).cpu()
     finally:
         for handle in handles:
             handle.remove()
@@ -159,7 +159,7 @@ def _train(
 def _loss(outputs: Tensor, wanted: Tensor, batch: Batch, task: Task) -> Tensor:
     if batch.targets is None:
         return imitation(outputs, wanted, logits=task.name in LOGITS)
-    return task.loss(outputs, batch.targets)
+    return task.loss(outputs, batch.targets.to(outputs.device))
 
 
 def _batches(split: Split, config: AttentionConfig) -> list[Batch]:

@@ -35,7 +35,7 @@ def gate_loss(module: nn.Module, batch: Batch, task: Task, generator: torch.Gene
     """
     outputs = task.outputs(call(module, batch.inputs))
     if batch.targets is not None:
-        loss = task.loss(outputs, batch.targets)
+        loss = task.loss(outputs, batch.targets.to(outputs.device))
     elif task.name in LOGITS:
         loss = _own_answers(outputs.flatten(0, -2), generator)
     else:

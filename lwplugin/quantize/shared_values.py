@@ -15,7 +15,7 @@ def shared_values(weights: Tensor, count: int, *, importance: Tensor | None = No
     filled ones; the better end is kept. Weights of no importance still count a little.
     """
     flat, order = weights.detach().reshape(-1).double().sort()
-    cost = torch.ones_like(flat) if importance is None else importance.reshape(-1).double()[order]
+    cost = torch.ones_like(flat) if importance is None else importance.reshape(-1).to(flat)[order]
     cost = cost.clamp_min(1e-6 * float(cost.mean().clamp_min(1e-30)))
     zero = flat.new_zeros(1)
     mass, moment = (torch.cat((zero, part.cumsum(0))) for part in (cost, cost * flat))

@@ -26,7 +26,7 @@ METHODS: list[tuple[str, str, dict[str, Any]]] = [
     ("prune", "reconstruct", {"macs": 0.5, "finetune_epochs": 2}),
     ("prune", "taylor", {"macs": 0.5}),
     ("prune", "magnitude", {"macs": 0.6}),
-    ("prune", "magnitude", {"params": 0.5, "granularity": "2:4"}),
+    ("prune", "magnitude", {"granularity": "2:4"}),
     ("prune", "activation", {"macs": 0.5}),
     ("prune", "attention", {"macs": 0.6}),
     ("prune", "layer", {"macs": 0.6}),

@@ -33,7 +33,7 @@ def test_every_number_format_learns(data: Data, precision: Any, saw: Saw) -> Non
     config = TrainConfig(epochs=6, lr=5e-3, device="cuda", mixed_precision=precision)
     result = train(module, data, config=config)
     accuracy = evaluate(module, data.need("test"), data.task).metrics["accuracy"]
-    saw(f"training in {precision}", f"accuracy {accuracy:.3f}, last loss {result.losses[-1]:.4f}")
+    saw(f"training in {precision}", f"accuracy {accuracy:.3f}, last loss {result.losses[-1]:.6f}")
     assert accuracy > 0.93
     assert next(module.parameters()).device.type == "cpu"
 

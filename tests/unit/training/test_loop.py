@@ -205,7 +205,7 @@ def test_a_loss_of_ones_own_needs_no_labels() -> None:
         inputs = batch.inputs  # type: ignore[attr-defined]
         return (call(module, inputs) - teacher(inputs).detach()).square().mean()
 
-    config = TrainConfig(epochs=30, lr=5e-2, batch_size=16, keep_best=True, weight_decay=0)
+    config = TrainConfig(epochs=30, lr=5e-2, batch_size=16, keep_best=True, weight_decay=0, device="cpu")
     result = train(student, data, config=config, loss=imitate)
     torch.testing.assert_close(student.weight, teacher.weight, atol=2e-2, rtol=0)
     assert result.best_score is not None
