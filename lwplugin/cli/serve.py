@@ -33,6 +33,8 @@ store), each also from the file that …_FILE names.
               help="Deliveries that may wait; beyond, senders are told to come again.")  # fmt: skip
 @click.option("--reconcile-once", is_flag=True, help="Queue what was missed, run nothing, and end.")
 @click.option("--retry", type=int, metavar="JOB", help="Queue a job that has ended once more, and end.")
+@click.option("--resend", is_flag=True, help="Queue the notices that were given up once more, and end.")
+@click.option("--test-channel", metavar="NAME", help="Send a notice over a channel now, and end.")
 @click.option("--new-token", metavar="NAME", help="Show a new token for the fleet page once, and end.")
 @click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
 @json_option
@@ -47,6 +49,8 @@ def serve_command(
     max_open: int,
     reconcile_once: bool,
     retry: int | None,
+    resend: bool,
+    test_channel: str | None,
     new_token: str | None,
     tracking_uri: str | None,
     as_json: bool,
@@ -60,6 +64,9 @@ def serve_command(
         except ImportError as error:
             raise MissingExtraError(str(error.name), extra="serve", why="The service") from None
 
+        from lwplugin.notify import send_test
+        from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
+        from lwplugin.serve import outbox
         from lwplugin.serve.app import create_app
         from lwplugin.serve.database import open_database
         from lwplugin.serve.dispatch import reconcile
@@ -67,7 +74,6 @@ def serve_command(
         from lwplugin.serve.pages.access import add_token
         from lwplugin.serve.queue import again
         from lwplugin.serve.rules import RuleBook
-        from lwplugin.serve.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
         from lwplugin.serve.service import Service
         from lwplugin.settings import settings
 
@@ -79,7 +85,17 @@ def serve_command(
                     f"Job {retry} cannot be run again", got="no job that has ended", do="see /jobs"
                 )
             return 0
+        if resend:
+            count = outbox.again(engine)
+            if as_json:
+                write_json({"queued": count}, out)
+            else:
+                click.echo(f"{count} notices queued")
+            return 0
         book = RuleBook(rules)
+        if test_channel is not None:
+            send_test(book.channel(test_channel))
+            return 0
         if new_token is not None:
             if book.tokens_file is None:
                 raise LwpluginError(
@@ -96,9 +112,11 @@ def serve_command(
             done = reconcile(engine, book, tracking_uri=tracking_uri)
             if as_json:
                 queued = [vars(intent) for intent in done.queued]
-                write_json({"versions": len(done.versions), "queued": queued}, out)
+                write_json({"versions": len(done.holdings.versions), "queued": queued}, out)
             else:
-                click.echo(f"{len(done.versions)} versions looked at, {len(done.queued)} jobs queued")
+                click.echo(
+                    f"{len(done.holdings.versions)} versions looked at, {len(done.queued)} jobs queued"
+                )
             return 0
         known = secrets(WEBHOOK_SECRET)
         if not known:
@@ -106,6 +124,8 @@ def serve_command(
                 "The service has no webhook secret, so it could not tell the registry's events from forged ones",
                 do=f"set {WEBHOOK_SECRET} or {WEBHOOK_SECRET}_FILE to the secret the webhook was created with",
             )
+        for channel in book.rules.notify:
+            channel.check_secrets()
         service = Service(
             engine,
             book,

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lwplugin.registry.download import pull as pull
     from lwplugin.registry.failure import record_failure as record_failure
     from lwplugin.registry.lineage import ancestors as ancestors
+    from lwplugin.registry.listing import Holdings as Holdings
     from lwplugin.registry.listing import Listed as Listed
+    from lwplugin.registry.listing import holdings as holdings
     from lwplugin.registry.listing import inventory as inventory
     from lwplugin.registry.listing import look_up as look_up
     from lwplugin.registry.registration import Registration as Registration
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
 # Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
 _HOME = {
     "Decision": "decisions",
+    "Holdings": "listing",
     "Listed": "listing",
     "Promotion": "aliases",
     "Registration": "registration",
     "Resolved": "versions",
     "ancestors": "lineage",
     "decision_log": "decisions",
+    "holdings": "listing",
     "inventory": "listing",
     "look_up": "listing",
     "promote": "aliases",

@@ -94,6 +94,11 @@ def record(client: MlflowClient, name: str, fields: Mapping[str, Any], *, who: s
     return entry
 
 
+def entry_texts(tags: Mapping[str, str]) -> list[str]:
+    """The log's entries as they stand in a model's tags, oldest first, unread and unverified."""
+    return [tags[key] for key in sorted(tags) if key.startswith(PREFIX)]
+
+
 def _read(tags: Mapping[str, str]) -> list[Decision]:
     found = []
     for key in sorted(key for key in tags if key.startswith(PREFIX)):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from lwplugin.errors import RegistryError
 from lwplugin.registry import lineage
 from lwplugin.registry.connect import connected, redact
+from lwplugin.registry.decisions import entry_texts
 from lwplugin.registry.versions import quoted, registered_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 # model → version → its aliases
 Aliases = dict[str, dict[int, list[str]]]
@@ -62,6 +63,25 @@ class Listed:
         return value if math.isfinite(value) else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """A whole registry; ``decisions`` are the entries of each model's log as text, since few are ever new."""
+
+    versions: tuple[Listed, ...]
+    decisions: dict[str, list[str]]
+
+
+def holdings(*, tracking_uri: str | None = None, registry_uri: str | None = None) -> Holdings:
+    """All versions by name and number, and all logs of decisions, in the reads that :func:`inventory` makes."""
+    with connected(tracking_uri, registry_uri) as client:
+        models = list(_models(client, None))
+        versions = _all_listed(client, None, _aliases(models))
+    return Holdings(
+        versions=tuple(versions),
+        decisions={model.name: entry_texts(model.tags) for model in models},
+    )
+
+
 def inventory(
     name: str | None = None, *, tracking_uri: str | None = None, registry_uri: str | None = None
 ) -> list[Listed]:
@@ -70,12 +90,11 @@ def inventory(
     Raises RegistryError for an unknown model.
     """
     with connected(tracking_uri, registry_uri) as client:
-        aliases = _aliases(client, name)
+        aliases = _aliases(_models(client, name))
         if name is not None and name not in aliases:
             registered_model(client, name)  # raises, naming the nearest
             raise RegistryError(f"Model '{name}' went away while it was read", do="try again")
-        found = [_listed(version, aliases) for version in _versions(client, name)]
-    return sorted(found, key=lambda version: (version.name, version.version))
+        return _all_listed(client, name, aliases)
 
 
 def look_up(
@@ -90,7 +109,7 @@ def look_up(
         models: dict[str, Aliases] = {}
         for name, reference in places:
             if name not in models:
-                models[name] = _aliases(client, name)
+                models[name] = _aliases(_models(client, name))
             found[name, reference] = _at(client, name, reference, models[name])
     return found
 
@@ -110,19 +129,29 @@ def _at(client: MlflowClient, name: str, reference: str, aliases: Aliases) -> Li
         return None
 
 
-def _aliases(client: MlflowClient, name: str | None) -> Aliases:
-    found: Aliases = {}
+def _all_listed(client: MlflowClient, name: str | None, aliases: Aliases) -> list[Listed]:
+    found = [_listed(version, aliases) for version in _versions(client, name)]
+    return sorted(found, key=lambda version: (version.name, version.version))
+
+
+def _models(client: MlflowClient, name: str | None) -> Iterator[RegisteredModel]:
     wanted = None if name is None else f"name={quoted(name)}"
     token = None
     while True:
         page = client.search_registered_models(wanted, max_results=_MODELS_A_PAGE, page_token=token)
-        for model in page:
-            of_model = found.setdefault(model.name, {})
-            for alias, version in dict(model.aliases).items():
-                of_model.setdefault(int(version), []).append(alias)
+        yield from page
         token = page.token
         if not token:
-            return found
+            return
+
+
+def _aliases(models: Iterable[RegisteredModel]) -> Aliases:
+    found: Aliases = {}
+    for model in models:
+        of_model = found.setdefault(model.name, {})
+        for alias, version in dict(model.aliases).items():
+            of_model.setdefault(int(version), []).append(alias)
+    return found
 
 
 def _versions(client: MlflowClient, name: str | None) -> Iterator[ModelVersion]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,8 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lwplugin.registry import decision_log
-from lwplugin.registry.connect import redact
-from lwplugin.serve import queue
+from lwplugin.serve import outbox, queue
 from lwplugin.serve.intake import Intake
 from lwplugin.serve.pages.access import Tokens
 from lwplugin.serve.pages.decisions import DecisionLogs
@@ -80,12 +77,8 @@ def _site(service: Service, logs: DecisionLogs) -> Site:
         jobs=partial(queue.latest_jobs, service.engine),
         job_counts=partial(queue.job_counts, service.engine),
         decisions=logs,
+        notices=partial(outbox.latest, service.engine) if service.book.rules.notify else None,
+        notice_counts=partial(outbox.counts, service.engine),
     )
     tokens = Tokens(file) if file is not None else None
-    return Site(source, tokens=tokens, mlflow=service.book.rules.mlflow or _browsable(service.tracking_uri))
-
-
-def _browsable(tracking_uri: str | None) -> str | None:
-    """The tracking address where a browser could open it, without credentials."""
-    address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    return redact(address) if urlsplit(address).scheme in ("http", "https") else None
+    return Site(source, tokens=tokens, mlflow=service.mlflow)

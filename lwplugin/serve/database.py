@@ -67,6 +67,31 @@ jobs = Table(
     Index("lwplugin_jobs_state", "state", "not_before_s"),
 )
 
+notices = Table(
+    "lwplugin_notices",
+    tables,
+    Column("id", String(32), primary_key=True),
+    Column("channel", String(80), nullable=False),
+    Column("event", String(40), nullable=False),
+    Column("about", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("created_s", Float, nullable=False),
+    Column("not_before_s", Float, nullable=False, default=0.0),
+    Column("lease_until_s", Float),
+    Column("ended_s", Float),
+    Column("error", Text),
+    Index("lwplugin_notices_due", "channel", "state", "not_before_s"),
+)
+
+facts = Table(
+    "lwplugin_facts",
+    tables,
+    Column("key", String(64), primary_key=True),
+    Column("gone_s", Float, doc="since when the registry no longer shows it"),
+)
+
 _TRIES = 5
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from lwplugin.registry import Listed, inventory, look_up
+from lwplugin.registry import Holdings, holdings, look_up
 from lwplugin.serve.intent import Intent, intents, made_by
 from lwplugin.serve.log import log
 from lwplugin.serve.queue import known_keys, open_deliveries, settle
@@ -18,7 +18,7 @@ from lwplugin.serve.rules import RuleBook
 class Reconciled:
     """What a comparison of the registry with the rules saw and did."""
 
-    versions: tuple[Listed, ...]
+    holdings: Holdings
     queued: tuple[Intent, ...]
 
 
@@ -45,17 +45,17 @@ def dispatch(engine: Engine, book: RuleBook, *, tracking_uri: str | None) -> int
 
 def reconcile(engine: Engine, book: RuleBook, *, tracking_uri: str | None) -> Reconciled:
     """Queues what the rules ask for, nobody has queued and the registry does not hold yet."""
-    versions = inventory(tracking_uri=tracking_uri)
-    made, known = made_by(versions), known_keys(engine)
+    held = holdings(tracking_uri=tracking_uri)
+    made, known = made_by(held.versions), known_keys(engine)
     missing = [
         intent
-        for version in versions
+        for version in held.versions
         for intent in intents(book, version, made=made)
         if intent.key not in known
     ]
     queued = settle(engine, [], [(intent, "reconciler") for intent in missing]) if missing else []
     _tell(queued, "reconciler")
-    return Reconciled(tuple(versions), tuple(queued))
+    return Reconciled(held, tuple(queued))
 
 
 def _tell(queued: Sequence[Intent], noticed: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sqlalchemy import Engine
 
 from lwplugin.policy import FleetPolicy
+from lwplugin.serve import outbox
 from lwplugin.serve.queue import backlog, job_counts
 
 STATES = ("queued", "running", "pass", "fail", "inconclusive", "error")
@@ -25,6 +26,9 @@ class Metrics:
         self.jobs = Gauge("lwplugin_jobs", "Jobs by state.", ["state"], registry=self._registry)
         self.backlog = Gauge(
             "lwplugin_open_deliveries", "Deliveries nobody has looked into.", registry=self._registry
+        )
+        self.notices = Gauge(
+            "lwplugin_notices", "Notices by channel and state.", ["channel", "state"], registry=self._registry
         )
         self.job_seconds = Histogram(
             "lwplugin_job_seconds",
@@ -70,4 +74,9 @@ class Metrics:
         for state in STATES:
             self.jobs.labels(state).set(counts.get(state, 0))
         self.backlog.set(backlog(engine))
+        noted = outbox.counts(engine)
+        self.notices.clear()
+        for channel in {channel for channel, _ in noted}:
+            for state in outbox.STATES:
+                self.notices.labels(channel, state).set(noted.get((channel, state), 0))
         return bytes(generate_latest(self._registry))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,26 @@ class Job:
     recipe: str
     engine: str
     attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A job that nobody will run again by itself."""
+
+    id: int
+    rule: str
+    model: str
+    version: int
+    attempts: int
+    state: str
+
+
+# Called in the transaction that ends a job, so that what it writes is there exactly when the end is.
+Tell = Callable[[Connection, Ended], None]
+
+
+def nobody(connection: Connection, ended: Ended) -> None:
+    """Tells nobody."""
 
 
 def take_in(engine: Engine, batch: Sequence[Delivery]) -> set[str]:
@@ -91,7 +111,7 @@ def known_keys(engine: Engine) -> set[str]:
         return set(connection.execute(select(jobs.c.key)).scalars())
 
 
-def claim(engine: Engine, owner: str, lease_s: float) -> Job | None:
+def claim(engine: Engine, owner: str, lease_s: float, tell: Tell = nobody) -> Job | None:
     """The oldest job that is due, now leased to ``owner``; of several that ask at once, one gets it.
 
     A job whose worker died is due again when its lease ends; after four attempts it is an error.
@@ -100,7 +120,10 @@ def claim(engine: Engine, owner: str, lease_s: float) -> Job | None:
         now = clock_s(connection)
         dead = and_(jobs.c.state == RUNNING, jobs.c.lease_until_s < now)
         given_up = {"state": ERROR, "finished_s": now, "result": f"its worker died {MOST_ATTEMPTS} times"}
-        connection.execute(update(jobs).where(dead, jobs.c.attempts >= MOST_ATTEMPTS).values(given_up))
+        lost = update(jobs).where(dead, jobs.c.attempts >= MOST_ATTEMPTS).values(given_up)
+        columns = [jobs.c[name] for name in Ended.__dataclass_fields__]
+        for ended in connection.execute(lost.returning(*columns)).all():
+            tell(connection, Ended(**ended._mapping))
         due = or_(and_(jobs.c.state == QUEUED, jobs.c.not_before_s <= now), dead)
         oldest = select(jobs.c.id).where(due).order_by(jobs.c.id).limit(1).with_for_update(skip_locked=True)
         number = connection.execute(oldest).scalar()
@@ -121,7 +144,9 @@ def renew(engine: Engine, job: Job, owner: str, lease_s: float) -> bool:
         return _own(connection, job, owner, lease_until_s=clock_s(connection) + lease_s)
 
 
-def finish(engine: Engine, job: Job, owner: str, exit_code: int, result: str) -> str | None:
+def finish(
+    engine: Engine, job: Job, owner: str, exit_code: int, result: str, tell: Tell = nobody
+) -> str | None:
     """Writes down how the job ended; an error is tried again later, with growing pauses.
 
     Answers with the state it is in now, None where it was no longer this owner's.
@@ -133,7 +158,12 @@ def finish(engine: Engine, job: Job, owner: str, exit_code: int, result: str) ->
         if state == ERROR and job.attempts < MOST_ATTEMPTS:
             pause_s = _BACK_OFF_S * 4 ** (job.attempts - 1)
             end |= {"state": QUEUED, "finished_s": None, "not_before_s": now + pause_s}
-        return str(end["state"]) if _own(connection, job, owner, **end) else None
+        if not _own(connection, job, owner, **end):
+            return None
+        if end["state"] != QUEUED:
+            known = {name: getattr(job, name) for name in ("id", "rule", "model", "version", "attempts")}
+            tell(connection, Ended(**known, state=end["state"]))
+        return str(end["state"])
 
 
 def give_back(engine: Engine, job: Job, owner: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lwplugin.errors import LwpluginError, did_you_mean
+from lwplugin.notify import Channel
 from lwplugin.policy.document import FleetPolicy, Patterns, load_policy, matches
 from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.registry import Listed
@@ -76,15 +78,19 @@ class Rules(_Block):
         pattern=r"^https?://[^\s@]+$",
         description="MLflow's address as browsers reach it, for links; default: the tracking address",
     )
+    notify: tuple[Channel, ...] = Field((), description="channels that are told of what happened")
     command: tuple[str, ...] = Field(
         (), description="a program to call instead of `lwplugin`, with the arguments of `lwplugin run`"
     )
 
     @model_validator(mode="after")
     def _own_names(self) -> Rules:
-        names = [rule.name for rule in self.rules]
-        if len(set(names)) < len(names):
-            raise ValueError("two rules share a name: give each its own")
+        for what, names in (
+            ("rules", [r.name for r in self.rules]),
+            ("channels", [c.name for c in self.notify]),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two {what} share a name: give each its own")
         return self
 
 
@@ -107,6 +113,13 @@ class RuleBook:
     def tokens_file(self) -> Path | None:
         """Absolute."""
         return None if self.rules.tokens_file is None else self.folder / self.rules.tokens_file
+
+    def channel(self, name: str) -> Channel:
+        """Raises LwpluginError naming the known ones."""
+        found = {channel.name: channel for channel in self.rules.notify}
+        if name not in found:
+            raise LwpluginError(f"The rules file has no channel '{name}'", do=did_you_mean(name, found))
+        return found[name]
 
     def recipe_for(self, rule: Trigger, version: Listed) -> Recipe:
         """The rule's recipe with this version in its model's place."""

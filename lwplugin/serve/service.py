@@ -11,14 +11,18 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
-from lwplugin.policy import evaluate
+from lwplugin.policy import Findings, evaluate
 from lwplugin.registry import Listed
-from lwplugin.serve import queue
+from lwplugin.registry.connect import redact
+from lwplugin.serve import outbox, queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
+from lwplugin.serve.herald import Herald
 from lwplugin.serve.log import log
 from lwplugin.serve.metrics import Metrics
 from lwplugin.serve.pages.survey import Fleet, survey, violations
@@ -48,6 +52,8 @@ class Service:
     ) -> None:
         self.engine, self.book, self.tracking_uri = engine, book, tracking_uri
         self.metrics = Metrics()
+        self.mlflow = (book.rules.mlflow or _browsable(tracking_uri) or "").rstrip("/")
+        self._herald = Herald(engine, book.rules.notify, mlflow=self.mlflow)
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.seen: Reconciled | None = None
         self.fleet: Fleet | None = None
@@ -63,12 +69,18 @@ class Service:
             tracking_uri=tracking_uri,
             lease_s=lease_s,
             ended=lambda state, seconds: self.metrics.job_seconds.labels(state).observe(seconds),
+            tell=self._herald.job_ended,
         )
         loops: list[tuple[str, Callable[[], bool], threading.Event, float]] = [
             ("dispatch", self._dispatch, self._news, _IDLE_S),
             ("reconcile", self._reconcile, self._stop, reconcile_s),
         ]
         loops += [(f"work-{n}", self._work, self._work_waits, _IDLE_S) for n in range(workers)]
+        # A thread for each channel, so that a slow one holds up no other and nothing else.
+        loops += [
+            (f"notify-{channel.name}", partial(self._herald.send_once, channel), self._stop, _IDLE_S)
+            for channel in self._herald.channels
+        ]
         self._threads = [
             threading.Thread(target=self._loop, args=loop, name=loop[0], daemon=True) for loop in loops
         ]
@@ -76,7 +88,8 @@ class Service:
     def start(self) -> None:
         """Returns at once."""
         self._open = queue.backlog(self.engine)
-        log("started", owner=self.owner, rules=len(self.book.rules.rules), workers=len(self._threads) - 2)
+        channels = [channel.name for channel in self._herald.channels]
+        log("started", owner=self.owner, rules=len(self.book.rules.rules), channels=channels)
         for thread in self._threads:
             thread.start()
 
@@ -137,25 +150,29 @@ class Service:
         began = time.monotonic()
         self.metrics.registry_up.set(0)
         self.seen = reconcile(self.engine, self.book, tracking_uri=self.tracking_uri)
-        self.fleet = self._survey(self.seen.versions)
+        versions = self.seen.holdings.versions
+        findings, now = self._findings(versions), time.time()
+        self.fleet = survey(versions, findings, taken_s=now)
+        self._herald.look(self.seen.holdings, findings)
         self.metrics.registry_up.set(1)
         self.metrics.missed.inc(len(self.seen.queued))
         self.metrics.reconcile_seconds.set(time.monotonic() - began)
         self.metrics.reconciled.set_to_current_time()
-        for verdict, count in Counter(v.verdict or "none" for v in self.seen.versions).items():
+        for verdict, count in Counter(v.verdict or "none" for v in versions).items():
             self.metrics.versions.labels(verdict).set(count)
         queue.forget(self.engine, _REMEMBERED_S)
+        outbox.forget(self.engine, _REMEMBERED_S)
         self._work_waits.set()
         return False
 
-    def _survey(self, versions: Sequence[Listed]) -> Fleet:
-        """What the pages show until the next comparison, so that no request waits for the registry."""
-        policy, now = self.book.policy, datetime.datetime.now(datetime.UTC)
+    def _findings(self, versions: Sequence[Listed]) -> Findings | None:
+        """Of the rules file's policy; None without one."""
+        policy = self.book.policy
         if policy is None:
-            return survey(versions, None, taken_s=now.timestamp())
-        findings = evaluate(policy, versions, today=now.date())
+            return None
+        findings = evaluate(policy, versions, today=datetime.datetime.now(datetime.UTC).date())
         self.metrics.violated(policy, violations(findings))
-        return survey(versions, findings, taken_s=now.timestamp())
+        return findings
 
     def _work(self) -> bool:
         self._work_waits.clear()
@@ -172,3 +189,9 @@ class Service:
                 self._stop.wait(_TROUBLE_S)
                 continue
             news.wait(idle_s)
+
+
+def _browsable(tracking_uri: str | None) -> str | None:
+    """The tracking address where a browser could open it, without credentials."""
+    address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    return redact(address) if urlsplit(address).scheme in ("http", "https") else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Mapping
+
+from lwplugin.secret import sign
 
 SIGNATURE = "x-mlflow-signature"
 TIMESTAMP = "x-mlflow-timestamp"
@@ -17,12 +17,6 @@ _SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 class RefusedError(Exception):
     """The delivery is not taken; the text is for our log, the sender learns nothing."""
-
-
-def sign(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
-    """The signature header of a delivery."""
-    message = f"{delivery}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.new(secret.encode(), message, hashlib.sha256).digest()).decode()
 
 
 def verify(

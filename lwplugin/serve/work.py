@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from lwplugin.serve.log import log
-from lwplugin.serve.queue import Job, claim, finish, give_back, renew
+from lwplugin.serve.queue import Job, Tell, claim, finish, give_back, nobody, renew
 
 LEASE_S = 60.0
 _LWPLUGIN = (sys.executable, "-c", "from lwplugin.cli import main; main()")
@@ -50,13 +50,14 @@ class Worker:
         tracking_uri: str | None = None,
         lease_s: float = LEASE_S,
         ended: Callable[[str, float], None] = lambda state, seconds: None,
+        tell: Tell = nobody,
     ) -> None:
         self._engine, self._owner, self._logs, self._program = engine, owner, logs, program
-        self._tracking_uri, self._lease_s, self._ended = tracking_uri, lease_s, ended
+        self._tracking_uri, self._lease_s, self._ended, self._tell = tracking_uri, lease_s, ended, tell
 
     def work_once(self, stop: threading.Event) -> bool:
         """One job; False where none is due. Raises what the database raises."""
-        job = claim(self._engine, self._owner, self._lease_s)
+        job = claim(self._engine, self._owner, self._lease_s, self._tell)
         if job is None:
             return False
         about: dict[str, Any] = {
@@ -76,7 +77,7 @@ class Worker:
             log("job left", **about)
             return True
         result = _summary(out, err, code)
-        state = finish(self._engine, job, self._owner, code, json.dumps(result))
+        state = finish(self._engine, job, self._owner, code, json.dumps(result), self._tell)
         log("job ended", state=state, exit_code=code, seconds=round(seconds, 1), **about)
         self._ended(state or "lost", seconds)
         return True

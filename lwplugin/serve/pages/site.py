@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,14 @@ from starlette.routing import Route
 
 from lwplugin.errors import LwpluginError
 from lwplugin.serve.log import log
+from lwplugin.serve.outbox import DEAD
 from lwplugin.serve.pages.access import COOKIE, Tokens
 from lwplugin.serve.pages.decisions import DecisionLogs
 from lwplugin.serve.pages.plots import plots
 from lwplugin.serve.pages.survey import Fleet, Model, score_of
 from lwplugin.serve.pages.view import page, security_headers, when
 
-MODELS_A_PAGE, VERSIONS_A_PAGE, MOST_JOBS = 50, 100, 200
+MODELS_A_PAGE, VERSIONS_A_PAGE, MOST_JOBS, MOST_NOTICES = 50, 100, 200, 200
 MOST_FINDINGS, MOST_ROWS, MOST_ALIASES = 15, 50, 6
 _SHOWN_JOBS = 20
 _COOKIE_S = 12 * 3600
@@ -36,6 +38,8 @@ class Source:
     jobs: Callable[[int], list[dict[str, Any]]]
     job_counts: Callable[[], dict[str, int]]
     decisions: DecisionLogs
+    notices: Callable[[int], list[dict[str, Any]]] | None = None  # None: nobody is told of anything
+    notice_counts: Callable[[], dict[tuple[str, str], int]] = dict
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Site:
 
     def __init__(self, source: Source, *, tokens: Tokens | None = None, mlflow: str | None = None) -> None:
         self._source, self._tokens = source, tokens
-        self._mlflow = (mlflow or "").rstrip("/")
+        self._mlflow = mlflow or ""
 
     def routes(self) -> list[Route]:
         found = [
@@ -75,6 +79,8 @@ class Site:
             Route("/jobs", self._guarded(self._jobs)),
             Route("/models/{name:path}", self._guarded(self._model)),
         ]
+        if self._source.notices is not None:
+            found.append(Route("/notices", self._guarded(self._notices)))
         if self._tokens is not None:
             found += [
                 Route("/login", self._login, methods=["POST"]),
@@ -102,6 +108,9 @@ class Site:
                 fleet=fleet,
                 jobs=self._source.jobs(shown) if shown else [],
                 more_jobs=active - shown,
+                dead=sum(
+                    count for (_, state), count in self._source.notice_counts().items() if state == DEAD
+                ),
                 part=part,
                 broken=broken,
                 models=paging.cut(found, MODELS_A_PAGE),
@@ -159,9 +168,22 @@ class Site:
 
         return _html(await asyncio.to_thread(render))
 
+    async def _notices(self, request: Request) -> Response:
+        def render() -> str:
+            assert self._source.notices is not None  # else there is no such route
+            rows = self._source.notices(MOST_NOTICES)
+            counts = Counter[str]()
+            for (_, state), count in self._source.notice_counts().items():
+                counts[state] += count
+            full = len(rows) == MOST_NOTICES
+            return self._page("notices.html.j2", None, here="notices", notices=rows, full=full, counts=counts)
+
+        return _html(await asyncio.to_thread(render))
+
     def _page(self, template: str, seen: Fleet | None, /, **values: Any) -> str:
         taken = when(seen.taken_s) if seen is not None else ""
-        return page(template, mlflow=self._mlflow, closed=self._tokens is not None, taken=taken, **values)
+        always = {"mlflow": self._mlflow, "closed": self._tokens is not None, "taken": taken}
+        return page(template, **always, told=self._source.notices is not None, **values)
 
     def _not_yet(self) -> Response:
         text = "The registry is being read for the first time. Load the page again in a moment."

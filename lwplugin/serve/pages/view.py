@@ -26,6 +26,10 @@ _WORDS = {
     "met": "met",
     "queued": "queued",
     "running": "running",
+    "waiting": "waiting",
+    "sending": "sending",
+    "sent": "sent",
+    "dead": "not delivered",
 }
 _SYMBOLS = {
     "pass": "✓",
@@ -39,6 +43,10 @@ _SYMBOLS = {
     "met": "✓",
     "queued": "…",
     "running": "▸",
+    "waiting": "…",
+    "sending": "▸",
+    "sent": "✓",
+    "dead": "✕",
 }
 
 
@@ -109,5 +117,6 @@ def _environment() -> Environment:
         "taken": "",
         "mlflow": "",
         "closed": False,
+        "told": False,
     }
     return made

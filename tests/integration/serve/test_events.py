@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP, sign
+from lwplugin.secret import sign
+from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP
 
 QUICK = ("--workers", "3", "--reconcile-every", "3600")
 

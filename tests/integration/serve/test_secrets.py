@@ -6,7 +6,8 @@ import time
 import uuid
 from typing import Any
 
-from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP, sign
+from lwplugin.secret import sign
+from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP
 
 
 def test_no_planted_secret_is_in_any_log_file_tag_or_answer(site: Any, secret: str) -> None:

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from lwplugin.errors import LwpluginError, RegistryError
 from lwplugin.policy import FleetPolicy, evaluate
-from lwplugin.registry import Decision, Listed
+from lwplugin.registry import Decision, Holdings, Listed
 from lwplugin.serve import queue
 from lwplugin.serve.app import create_app
 from lwplugin.serve.intent import Intent
@@ -301,7 +301,9 @@ def test_the_app_serves_the_last_listing_and_counts_violations(
     rule = "  - {name: r, when: {alias: nobody}, run: recipe.yaml}\npolicy: policy.yaml\n"
     service = Service(engine, book(rule), logs=tmp_path, workers=0)
     listed = [light(1), light(2, p95_ms="3"), light(3, p95_high_ms="2.2")]
-    monkeypatch.setattr("lwplugin.serve.dispatch.inventory", lambda **given: listed)
+    monkeypatch.setattr(
+        "lwplugin.serve.dispatch.holdings", lambda **given: Holdings(versions=tuple(listed), decisions={})
+    )
     site = TestClient(create_app(service, secrets=()))  # without its threads
     assert site.get("/").status_code == 503
     service._reconcile()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from lwplugin.secret import sign
 from lwplugin.serve.events import MalformedError, delivery_of
-from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP, RefusedError, sign, verify
+from lwplugin.serve.signature import DELIVERY, SIGNATURE, TIMESTAMP, RefusedError, verify
 
 SECRET, NOW = "s3cret", 1_790_000_000
 

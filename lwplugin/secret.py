@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -32,3 +35,18 @@ def secret(name: str) -> str | None:
 def secrets(name: str) -> tuple[str, ...]:
     """One secret a line: during a rotation the old and the new one are both good."""
     return tuple(line.strip() for line in (secret(name) or "").splitlines() if line.strip())
+
+
+def needed_secret(name: str, *, why: str) -> str:
+    """Raises LwpluginError where neither `name` nor `name`_FILE is set."""
+    found = secret(name)
+    if found is None:
+        raise LwpluginError(f"{why} needs a secret that is not set", do=f"set {name} or {name}_FILE")
+    return found
+
+
+def sign(key: str | bytes, identity: str, timestamp: str, body: bytes) -> str:
+    """``v1,<base64>``: HMAC-SHA256 over id, time and raw body, as MLflow and Standard Webhooks sign."""
+    message = f"{identity}.{timestamp}.".encode() + body
+    key = key.encode() if isinstance(key, str) else key
+    return "v1," + base64.b64encode(hmac.new(key, message, hashlib.sha256).digest()).decode()
