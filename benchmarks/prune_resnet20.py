@@ -1,18 +1,17 @@
-"""Pruning a Fashion-MNIST ResNet-20: our methods beside torch-pruning's criteria, same net, data and fine-tuning.
+"""Pruning a Fashion-MNIST ResNet-20: our methods beside torch-pruning's criteria, same nets, data and fine-tuning.
 
     pip install torch-pruning==1.6.1
-    python benchmarks/prune_resnet20.py --weights resnet20.pt --kept 0.46 --json prune.json
+    python benchmarks/prune_resnet20.py --kept 0.46 0.24 --seeds 3 --jobs 2
 
-The weights file (a state dict of examples/fashion-resnet20/resnet20.py) is trained for two epochs where it is missing.
-Before: after the cut, with BatchNorm recalibration for torch-pruning and with our repair for ours; no labels in either
-(our Taylor reads calibration labels, as theirs does). After: one epoch on the same 20,000 images with the same loop.
+Each seed has a float net of its own, trained where its weights file is missing. Before: after the cut, with BatchNorm
+recalibration for torch-pruning and with our repair for ours; no labels in either (our Taylor reads calibration labels,
+as theirs does). After: one epoch on the same 20,000 images with the same loop.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,31 +20,19 @@ from typing import Any
 import torch
 from torch import nn
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "examples" / "fashion-resnet20"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from resnet20 import ResNet20  # noqa: E402
+import fashion
 
-import lwplugin  # noqa: E402
-from lwplugin.data import Data, evaluate, load  # noqa: E402
-from lwplugin.model.cost import cost  # noqa: E402
-from lwplugin.training import TrainConfig, train  # noqa: E402
-from lwplugin.training.finetune import parent_loss  # noqa: E402
-from lwplugin.training.recalibrate import recalibrate_batchnorm  # noqa: E402
+import lwplugin
+from lwplugin.data import Data
+from lwplugin.model.cost import cost
+from lwplugin.training import TrainConfig, train
+from lwplugin.training.finetune import parent_loss
+from lwplugin.training.recalibrate import recalibrate_batchnorm
 
 OURS = ("reconstruct", "taylor", "magnitude", "activation", "attention", "layer", "hybrid")
 THEIRS = ("GroupTaylorImportance", "GroupMagnitudeImportance", "BNScaleImportance", "RandomImportance")
-
-
-def network(weights: Path, data: Data) -> nn.Module:
-    """The float net, trained where no weights are given yet."""
-    net = ResNet20()
-    if not weights.is_file():
-        torch.manual_seed(0)
-        train(net, data, config=TrainConfig(epochs=2, batch_size=128, lr=3e-3, schedule="onecycle"))
-        torch.save(net.state_dict(), weights)
-    net.load_state_dict(torch.load(weights, weights_only=True))
-    return net.eval()
 
 
 def finetune(module: nn.Module, parent: nn.Module, data: Data, target: str, seed: int) -> nn.Module:
@@ -63,7 +50,8 @@ def torch_pruning(criterion: str, parent: nn.Module, data: Data, kept: float) ->
     import torch_pruning as tp
 
     net = copy.deepcopy(parent).requires_grad_(True)
-    example = data.example(1)
+    device = next(net.parameters()).device
+    example = data.example(1).to(device)
     importance = getattr(tp.importance, criterion)()
     pruner = tp.pruner.MetaPruner(
         net, example, importance=importance, global_pruning=True, pruning_ratio=0.9, iterative_steps=200,
@@ -71,7 +59,8 @@ def torch_pruning(criterion: str, parent: nn.Module, data: Data, kept: float) ->
     )  # fmt: skip
     if criterion == "GroupTaylorImportance":
         for batch in data.need("calibration").batches(64):
-            data.task.loss(net(batch.inputs), batch.targets).backward()
+            moved = batch.to(device)
+            data.task.loss(net(moved.inputs), moved.targets).backward()
     whole = cost(parent, example).macs
     for _ in range(200):
         pruner.step()
@@ -82,53 +71,58 @@ def torch_pruning(criterion: str, parent: nn.Module, data: Data, kept: float) ->
     return net.eval()
 
 
-def row(
-    name: str, module: nn.Module, parent: nn.Module, data: Data, target: str, seed: int, seconds: float
-) -> Any:
+def row(options: argparse.Namespace, method: str, kept: float, seed: int) -> dict[str, Any]:
+    """One cut of one seed's net, and what an epoch makes of it."""
+    torch.set_num_threads(1)
+    data, parent = fashion.pictures(options.data, options.n_train), fashion.network(options, seed)
+    began = time.perf_counter()
+    if method in OURS:
+        module = lwplugin.prune(parent, data, method=method, macs=kept, seed=seed).module
+    else:
+        module = torch_pruning(method, parent, data, kept)
+    seconds = time.perf_counter() - began
     example = data.example(1)
-    before = evaluate(module, data.need("test"), data.task).metrics["accuracy"]
-    after = evaluate(
-        finetune(copy.deepcopy(module), parent, data, target, seed), data.need("test"), data.task
-    ).metrics["accuracy"]
-    share = cost(parent, example).macs / cost(module, example).macs
-    found = {
-        "method": name,
-        "macs": share,
-        "before": before,
-        "after": after,
+    tuned = finetune(copy.deepcopy(module), parent, data, options.target, seed)
+    return {
+        "method": method,
+        "kept": kept,
+        "seed": seed,
+        "macs": cost(parent, example).macs / cost(module, example).macs,
+        "float": fashion.accuracy(parent, data),
+        "before": fashion.accuracy(module, data),
+        "after": fashion.accuracy(tuned, data),
         "seconds": seconds,
-        "target": target,
     }
-    print(f"| {name} | {share:.2f}× | {before:.2%} | {after:.2%} ({target}) | {seconds:.0f} s |", flush=True)
-    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, default=Path("resnet20.pt"))
-    parser.add_argument("--kept", type=float, default=0.46, help="fraction of the MACs that stays")
+    fashion.add_options(parser)
+    parser.add_argument(
+        "--kept", type=float, nargs="+", default=[0.46], help="fractions of the MACs that stay"
+    )
     parser.add_argument("--methods", nargs="*", default=[*OURS, *THEIRS])
     parser.add_argument("--target", choices=("both", "labels"), default="both")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    data = load({"source": "fashion_mnist", "calibration": 1500}, "classification")
-    parent = network(options.weights, data)
-    print(f"float {evaluate(parent, data.need('test'), data.task).metrics['accuracy']:.2%}")
+    for seed in range(options.seeds):
+        fashion.network(options, seed)
+    tasks = [
+        (m, kept, seed) for kept in options.kept for m in options.methods for seed in range(options.seeds)
+    ]
+    made = fashion.rows(options, row, tasks)
+    print(
+        f"float {fashion.spread({each['seed']: each['float'] for each in made}.values())}, {options.target}"
+    )
     print("| method | fewer MACs | before | after one epoch | cut |\n|---|---|---|---|---|")
-    rows = []
-    for method in options.methods:
-        began = time.perf_counter()
-        if method in OURS:
-            module = lwplugin.prune(parent, data, method=method, macs=options.kept).module
-        else:
-            module = torch_pruning(method, parent, data, options.kept)
-        seconds = time.perf_counter() - began
-        rows.append(row(method, copy.deepcopy(module), parent, data, options.target, options.seed, seconds))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    for kept in options.kept:
+        for method in options.methods:
+            found = [each for each in made if (each["method"], each["kept"]) == (method, kept)]
+            if found:
+                share, seconds = (sum(e[k] for e in found) / len(found) for k in ("macs", "seconds"))
+                before, after = (fashion.spread(e[k] for e in found) for k in ("before", "after"))
+                print(f"| {method} | {share:.2f}× | {before} | {after} | {seconds:.0f} s |")
 
 
 if __name__ == "__main__":
