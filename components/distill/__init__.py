@@ -26,7 +26,7 @@ def run(
 def _context(config: FamilyConfig) -> dict[str, Any]:
     """The examples, and the code of a student that is built here."""
     student = config.options.get("student")
-    if not student:
+    if not isinstance(student, dict) or "module" not in student:
         return examples(config)
     from lwplugin.data.user_code import source_digest
 

@@ -6,15 +6,16 @@ A method only says what the loss is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Batch, call, device_of
+from lwplugin.data.batch import Batch, call
 from lwplugin.distill.config import DistillConfig
+from lwplugin.distill.student import new_student
 from lwplugin.distill.teacher import Teacher
 from lwplugin.errors import MethodError
 from lwplugin.model.placement import chosen_device
@@ -22,7 +23,6 @@ from lwplugin.progress import Progress
 from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import holding
 from lwplugin.training.loop import Loss, train
-from lwplugin.training.randomness import own_randomness
 from lwplugin.training.result import TrainResult
 
 if TYPE_CHECKING:
@@ -129,8 +129,10 @@ def run(
     """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry, copy_module
 
-    model = _student(model, config)
-    student, master = model.copy_module().eval(), copy_module(teacher)
+    master = copy_module(teacher)
+    if config.student is not None:
+        model = new_student(model, config.student, data, master, seed=config.seed)
+    student = model.copy_module().eval()
     _same_answers(student, master, data)
     before = _weights(student)
     guide = Teacher([master], data, chosen_device(config.device))
@@ -163,22 +165,6 @@ def need_classes(lesson: Lesson, method: str) -> None:
             got=f"the task '{lesson.data.task.name}'",
             do="use method 'soft' or 'feature'",
         )
-
-
-def _student(model: LightModel, config: DistillConfig) -> LightModel:
-    """The model itself, or the one that ``student`` builds with the model's source, task and history."""
-    from lwplugin.model.bundle import light
-    from lwplugin.model.origin import FactoryOrigin
-
-    if config.student is None:
-        return model
-    origin = FactoryOrigin(config.student.module, config.student.args)
-    with own_randomness(config.seed, torch.device("cpu")):
-        made = light(origin.build(), origin)
-    made.module.to(device_of(model.module))
-    return replace(
-        made, source=model.source, task=model.task, signature=model.signature, history=model.history
-    )
 
 
 def _same_answers(student: nn.Module, teacher: nn.Module, data: Data) -> None:

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from lwplugin.distill.student import Student
 from lwplugin.training.config import TrainConfig
-
-
-class Student(BaseModel):
-    """A model of its own to teach, in place of the one that was handed over."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    module: str = Field(
-        description="`package.module:function` that builds it, importable wherever it is loaded."
-    )
-    args: dict[str, Any] = Field(default_factory=dict, description="Its arguments, plain JSON.")
 
 
 class DistillConfig(TrainConfig):
@@ -32,7 +20,8 @@ class DistillConfig(TrainConfig):
     )
     student: Student | None = Field(
         None,
-        description="Model to teach in place of the given one, as `{module: 'pkg.module:function', args: {}}`.",
+        description="Model to teach in place of the given one: a family's name, `{family: mobilenet_v2, "
+        "width: 0.5}`, a `budget` in place of the width, or `{module: 'pkg.module:function', args: {}}`.",
     )
     keep_zeros: bool = Field(
         True, description="Single weights that are exactly zero (unstructured pruning) stay zero."
