@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# Targets: controller (lwplugin serve), cpu (steps), gpu (steps on CUDA), litert (steps for TFLite targets).
+# Targets: controller (lwplugin serve), cpu (steps), gpu (steps on CUDA), litert (steps for TFLite targets),
+# executorch (steps for ExecuTorch targets).
 #   docker build --target cpu -t lwplugin:0.1.0-cpu .
 # Every image runs as uid 10001 and writes only below /tmp and LWPLUGIN_STORE: a read-only root is fine.
 ARG PYTHON=3.11.14-slim-bookworm
@@ -53,9 +54,14 @@ ENTRYPOINT ["lwplugin"]
 FROM cpu AS litert
 USER 0:0
 # The converter pins packages that Prefect cannot live with: an environment of its own.
+ENV LWPLUGIN_TOOLCHAINS=/opt/lwplugin/toolchains
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     python -m pip install --constraint /opt/lwplugin/constraints.txt "$(echo /dist/lwplugin-*.whl)[tflite]" \
-    && python -m venv /opt/litert-torch \
-    && /opt/litert-torch/bin/python -m pip install --extra-index-url https://download.pytorch.org/whl/cpu \
-        litert-torch==0.10.0
+    && PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu lwplugin toolchain install litert
+USER 10001:10001
+
+FROM cpu AS executorch
+USER 0:0
+ENV LWPLUGIN_TOOLCHAINS=/opt/lwplugin/toolchains
+RUN PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu lwplugin toolchain install executorch
 USER 10001:10001

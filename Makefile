@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 # Several processes share the cores: a thread that waits sleeps instead of spinning.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help venv demo test gpu-check check format clean
+.PHONY: help venv demo test gpu-check toolchain-check check format clean
 
 help:
 	@echo "make demo    set up, then: train, register, lighten, prove, register back, serve, compare"
 	@echo "make test    all tests"
 	@echo "make gpu-check  the tests that need a CUDA GPU; writes what they saw to build/gpu-check.md"
 	@echo "make check   lint, format, types, import directions"
+	@echo "make toolchain-check  install the converters' environments (4 GB, minutes) and run the tests that need them"
 	@echo "make format  let ruff write"
 	@echo "make venv    only set up $(VENV)"
 	@echo "make clean   remove what these made ($(VENV) and demo/ too)"
@@ -41,6 +42,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	BIN=$(BIN) sh tests/contract/mypy_strict.sh
 	$(BIN)/python -m pytest -q tests/contract/test_imports.py
+
+# Slow, and not part of CI: the environments of the converters and the tests that convert.
+toolchain-check: $(STAMP)
+	$(BIN)/lwplugin toolchain install litert
+	$(BIN)/lwplugin toolchain install executorch
+	LWPLUGIN_REQUIRE_TOOLCHAINS=1 $(BIN)/python -m pytest -m toolchain tests
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

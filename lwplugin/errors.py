@@ -62,6 +62,10 @@ class StoreError(LwpluginError):
     """A stored step result is damaged or cannot be written."""
 
 
+class ToolchainError(LwpluginError):
+    """A toolchain's environment is not there, cannot be made, or broke off."""
+
+
 class MissingExtraError(LwpluginError):
     """An optional package is needed and not installed."""
 

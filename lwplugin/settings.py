@@ -81,6 +81,10 @@ class Settings:
         default=None,
         metadata=_read(Path, "inventory of remote devices; unset: devices.yaml in the working directory"),
     )
+    toolchains: Path = field(
+        default=Path("~/.cache/lwplugin/toolchains"),
+        metadata=_read(Path, "directory of the environments that `lwplugin toolchain install` makes"),
+    )
     debug: bool = field(default=False, metadata=_read(_flag, "1: show tracebacks"))
 
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": ("report", "Say where the reports of a recipe lie, or open one."),
     "show": ("show", "Tell what a bundle, an exported model or a verdict holds."),
     "methods": ("methods", "List families, methods and their options."),
+    "toolchain": ("toolchain", "Make and list the environments that converters run in."),
     "settings": ("methods", "List the LWPLUGIN_* variables and what they are now."),
 }
 

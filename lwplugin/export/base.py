@@ -111,6 +111,7 @@ FORMATS: dict[str, Format] = {
         Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
         Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
         Format("tensorrt", "lwplugin.export.tensorrt", "TensorRT engine, float, half or int8, for CUDA GPUs"),
+        Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),
         Format("torch_export", "lwplugin.export.torch_export", "torch.export program (.pt2), float"),
     )
 }

@@ -43,10 +43,12 @@ def check(
     runtime: str,
     rounds: bool,
     device: str = "cpu",
+    batch: int | None = None,
 ) -> dict[str, float]:
     """How far the file lies from the module on the example, in ``runtime`` in a fresh process.
 
-    ``rounds``: the answers depend on integer kernels, so noise is judged instead of the largest error.
+    ``rounds``: the answers depend on integer kernels, so noise is judged instead of the largest error; ``batch``:
+    the only number of examples that the file takes at once.
     Raises ExportError where the file does not run or does not answer as the model does.
     """
     import torch
@@ -57,7 +59,7 @@ def check(
     with torch.no_grad():
         wanted = task.outputs(call(module, example)).float().numpy()
     feed = {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors(example).items()}
-    got = run_fresh(file, feed, runtime=runtime, output=OUTPUT, both=rounds, device=device)
+    got = run_fresh(file, feed, runtime=runtime, output=OUTPUT, both=rounds, device=device, batch=batch)
     if rounds:
         return _integer_parity(file, wanted, got, options.int8_sqnr_db)
     return _float_parity(file, wanted, got.optimized, options.float_tolerance)
@@ -101,6 +103,7 @@ def run_fresh(
     output: str,
     both: bool,
     device: str = "cpu",
+    batch: int | None = None,
 ) -> RuntimeOutputs:
     """Load and run a file in a new process; ExportError with the runtime's own words where it fails.
 
@@ -111,7 +114,8 @@ def run_fresh(
         stored, answered = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]
         # -P keeps the worker's own folder off the import path: its onnx.py must not stand in for onnx.
-        worker = [sys.executable, "-P", str(_WORKER), runtime, device, output, "both" if both else "kernels"]
+        ways = "both" if both else "kernels"
+        worker = [sys.executable, "-P", str(_WORKER), runtime, device, output, ways, str(batch or 0)]
         command = [*worker, str(file.resolve()), str(stored), str(answered)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,10 @@ from lwplugin.errors import ExportError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_quantized import quantized_layers
 from lwplugin.export.parity import check
-from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
+from lwplugin.export.program import to_program
+from lwplugin.export.source import OUTPUT, OneOutput, described, facts
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
     from lwplugin.progress import Progress
@@ -44,7 +42,7 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     example = data.example(max(options.parity_examples, 2))
     progress("export torch_export", 0, 2)
     arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
-    program = _program(OneOutput(module, data.task, example).eval(), arguments)
+    program = to_program(OneOutput(module, data.task, example).eval(), arguments)
     told = json.dumps({**facts(light), **options.metadata}, sort_keys=True)
     file = directory / FILE
     torch.export.save(program, file, extra_files={FACTS: told})
@@ -62,19 +60,3 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         output=OUTPUT,
         meta=meta,
     )
-
-
-def _program(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch")
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            return torch.export.export(
-                module, arguments, dynamic_shapes=(tuple({0: batch} for _ in arguments),)
-            )
-    except Exception as error:
-        raise ExportError(
-            "torch cannot export this model",
-            got=root_cause(error),
-            do="keep data-dependent control flow and shapes out of forward, and let the batch size vary",
-        ) from error

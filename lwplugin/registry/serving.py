@@ -79,7 +79,47 @@ class OpenVinoRuntime:
         return [size.get_length() if size.is_static else 0 for size in shape]
 
 
-RUNTIMES: dict[str, type[Runtime]] = {"onnx": OnnxRuntime, "openvino": OpenVinoRuntime}
+class TfliteRuntime:
+    """LiteRT interpreters on the CPU, one for each thread that asks: an interpreter holds the inputs of one run."""
+
+    requirement = "ai-edge-litert"
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self._file, self._threads = str(file), threads
+        self._interpreters = threading.local()
+        self._own()
+
+    def _own(self) -> Any:
+        if not hasattr(self._interpreters, "own"):
+            from ai_edge_litert.interpreter import Interpreter
+
+            self._interpreters.own = Interpreter(model_path=self._file, num_threads=self._threads)
+            self._interpreters.own.allocate_tensors()
+        return self._interpreters.own
+
+    def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        interpreter = self._own()
+        inputs = interpreter.get_input_details()
+        if any(tuple(entry["shape"]) != feeds[entry["name"]].shape for entry in inputs):
+            for entry in inputs:
+                interpreter.resize_tensor_input(entry["index"], feeds[entry["name"]].shape, strict=True)
+            interpreter.allocate_tensors()
+        for entry in inputs:
+            interpreter.set_tensor(entry["index"], feeds[entry["name"]])
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+
+    def output_shape(self) -> list[int]:
+        """Without the batch axis; axes only known when running count as 0."""
+        shape = self._own().get_output_details()[0]["shape_signature"][1:]
+        return [int(size) if size > 0 else 0 for size in shape]
+
+
+RUNTIMES: dict[str, type[Runtime]] = {
+    "onnx": OnnxRuntime,
+    "openvino": OpenVinoRuntime,
+    "tflite": TfliteRuntime,
+}
 
 
 class Input:

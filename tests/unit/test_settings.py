@@ -26,6 +26,7 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("LWPLUGIN_MAX_MODEL_BYTES", "20GiB", "max_model_bytes", 20 * 2**30),
         ("LWPLUGIN_MAX_MODEL_BYTES", "1.5m", "max_model_bytes", 3 * 2**19),
         ("LWPLUGIN_THREADS", "4", "threads", 4),
+        ("LWPLUGIN_TOOLCHAINS", "/opt/toolchains", "toolchains", Path("/opt/toolchains")),
         ("LWPLUGIN_DEBUG", "yes", "debug", True),
     ],
 )

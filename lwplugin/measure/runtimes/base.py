@@ -17,19 +17,21 @@ RUNTIMES: dict[str, str] = {
     "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
     "openvino": "lwplugin.measure.runtimes.openvino:OpenVinoRuntime",
     "tensorrt": "lwplugin.measure.runtimes.tensorrt:TensorRtRuntime",
+    "tflite": "lwplugin.measure.runtimes.tflite:TfliteRuntime",
     "torch": "lwplugin.measure.runtimes.torch:TorchRuntime",
 }
 FORMATS: dict[str, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
+    "tflite": "tflite",
     "torch": "torch",
     "bundle": "torch",
     "pt2": "torch",
     "torch_export": "torch",
 }
 # Runtime → the package it imports, where the names differ.
-PACKAGES: dict[str, str] = {}
+PACKAGES: dict[str, str] = {"tflite": "ai_edge_litert"}
 
 
 class Runtime(Protocol):

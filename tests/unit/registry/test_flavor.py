@@ -52,8 +52,8 @@ def test_the_loader_module_of_the_package_serves_too(make_export: Make) -> None:
 def test_a_format_without_runtime_is_refused_before_anything_is_written(
     make_export: Make, tmp_path: Path
 ) -> None:
-    with pytest.raises(RegistryError, match="Format 'tflite' cannot be served"):
-        flavor.save_model(tmp_path / "model", exported=make_export(kind="tflite"))
+    with pytest.raises(RegistryError, match="Format 'caffe' cannot be served"):
+        flavor.save_model(tmp_path / "model", exported=make_export(kind="caffe"))
     assert not (tmp_path / "model").exists()
 
 

@@ -1,0 +1,1 @@
+"""Scripts that toolchains run in their own Python; they import nothing of lwplugin."""
