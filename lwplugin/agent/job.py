@@ -110,6 +110,7 @@ class Job:
             "chunk": lambda: area.add(arrays["bytes"]),
             "kept": area.finish,
             "start": lambda: self._start(**request),
+            "stop": lambda: self._stop(str(request["label"])),
             "question": lambda: {"value": QUESTIONS[request["question"]](**request["fields"])},
             "energy": lambda: {"value": self._energy(**request)},
         }
@@ -131,6 +132,11 @@ class Job:
             self._workers[label] = worker
             if self._over.is_set():
                 worker.interrupt()
+
+    def _stop(self, label: str) -> None:
+        self._worker(label).close()
+        with self._changing:
+            del self._workers[label]
 
     def _energy(self, *, label: str, device: str, run_ms: float, seconds: float) -> dict[str, Any]:
         return measure_energy(self._worker(label), device, run_ms=run_ms, seconds=min(seconds, 60.0))

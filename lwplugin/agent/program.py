@@ -44,12 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LwpluginError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    signal.set_wakeup_fd(agent.waking.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
     host, port = agent.address
     secured = "TLS" if options.cert else "no TLS: what is sent can be read on the way"
     logging.info("listening on %s:%d (%s), offering %s", host, port, secured, ", ".join(agent.runtimes))
     agent.serve()
+    signal.set_wakeup_fd(-1)
     agent.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import selectors
 import socket
 import ssl
 import threading
@@ -53,6 +54,10 @@ class Agent:
             self._listening = socket.create_server(address, family=family)
         except OSError as error:
             raise MeasureError(f"Cannot listen on {address[0]}:{address[1]}", got=error) from error
+        self._listening.setblocking(False)
+        # A signal may reach any thread: whatever it is written into must wake the one that listens.
+        self.waking, self._woken = socket.socketpair()
+        self.waking.setblocking(False)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -61,32 +66,38 @@ class Agent:
 
     def serve(self) -> None:
         """Until ``stop``; every connection has a thread."""
-        while not self._closing:
-            try:
-                connection, peer = self._listening.accept()
-            except OSError:
-                break
-            if not self._room.acquire(blocking=False):
-                log.warning("%s: too many connections", peer[0])
-                connection.close()
-                continue
-            threading.Thread(target=self._meet, args=(connection, str(peer[0])), daemon=True).start()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._closing:
+                selector.select()
+                with contextlib.suppress(OSError):  # who knocked may be gone already
+                    self._admit(*self._listening.accept())
 
     def stop(self) -> None:
         """Take no more connections; ``serve`` returns."""
         self._closing = True
         with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
+            self.waking.send(b"x")
 
     def close(self) -> None:
         """End what runs; its files go too."""
         self.stop()
-        self._listening.close()
+        for one in (self._listening, self._woken, self.waking):
+            one.close()
         for job in list(self._jobs):
             job.stop("the agent is shutting down")
         deadline = time.monotonic() + 10
         while self._jobs and time.monotonic() < deadline:
             time.sleep(0.05)
+
+    def _admit(self, connection: socket.socket, address: tuple[Any, ...]) -> None:
+        peer = str(address[0])
+        if not self._room.acquire(blocking=False):
+            log.warning("%s: too many connections", peer)
+            connection.close()
+            return
+        threading.Thread(target=self._meet, args=(connection, peer), daemon=True).start()
 
     def _meet(self, connection: socket.socket, peer: str) -> None:
         try:

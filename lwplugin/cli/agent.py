@@ -44,13 +44,15 @@ def devices_command(names: tuple[str, ...], inventory: Path | None, as_json: boo
             click.echo("no devices: write devices.yaml, or set LWPLUGIN_DEVICES")
         else:
             click.echo(table([("device", "address", "state", "machine", "runtimes"), *map(_row, found)]))
+            for device in found:
+                if "problem" in device:
+                    click.echo(device["problem"], err=True)
     return 2 if any(device["state"] not in ("idle", "busy") for device in found) else 0
 
 
 def _row(device: dict[str, Any]) -> tuple[str, ...]:
     machine = device.get("machine") or {}
     waiting = f", {device['waiting']} waiting" if device.get("waiting") else ""
-    state = device["state"] if "problem" not in device else f"{device['state']} ({device['problem']})"
     runtimes = ", ".join(f"{name} {version}" for name, version in (device.get("runtimes") or {}).items())
     what = f"{machine['arch']}, {machine['cores']} CPUs, {machine['isa']}" if machine else "-"
-    return (device["name"], device["address"], state + waiting, what, runtimes or "-")
+    return (device["name"], device["address"], device["state"] + waiting, what, runtimes or "-")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lwplugin.cli.output import human_bytes, json_option, only_json, progress_on, table, write_json
 from lwplugin.errors import MeasureError
+
+if TYPE_CHECKING:
+    from lwplugin.measure import MeasureConfig, MeasureOptions
 
 directory = click.Path(path_type=Path, file_okay=False, exists=True)
 
@@ -24,6 +27,14 @@ directory = click.Path(path_type=Path, file_okay=False, exists=True)
     "--device", default="cpu", show_default=True, help="cpu, cuda, or a device of `lwplugin devices`."
 )
 @click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of a recipe's measure block, such as offline_batch=64; may be given again.",
+)
+@click.option("--profile", is_flag=True, help="Show where the time goes, layer by layer.")
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Save the comparison in this directory."
 )
 @json_option
@@ -34,6 +45,8 @@ def measure_command(
     threads: int,
     batch: int,
     device: str,
+    options: tuple[str, ...],
+    profile: bool,
     output: Path | None,
     as_json: bool,
 ) -> int:
@@ -51,9 +64,7 @@ def measure_command(
                 _exported(exported),
                 load_data(loaded.data, loaded.task),
                 baseline=None if baseline is None else _exported(baseline),
-                threads=threads,
-                batch=batch,
-                device=device,
+                config=_config(loaded.measure, threads, batch, device, options),
                 progress=progress,
             )
         finally:
@@ -64,8 +75,28 @@ def measure_command(
         if as_json:
             write_json(result.model_dump(mode="json"), out)
         else:
-            click.echo(_shown(result.model_dump(mode="json")))
+            document = result.model_dump(mode="json")
+            click.echo(_shown(document))
+            if profile:
+                click.echo(f"\n{_profiled(document)}")
     return 0
+
+
+def _config(
+    recipe: MeasureOptions, threads: int, batch: int, device: str, options: tuple[str, ...]
+) -> MeasureConfig:
+    """The recipe's measure block, with the command line over it."""
+    import yaml
+
+    from lwplugin.measure.config import checked
+
+    given: dict[str, Any] = recipe.model_dump(exclude_unset=True)
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set takes NAME=VALUE, got '{option}'.")
+        given[name] = yaml.safe_load(value)
+    return checked(None, {**given, "threads": threads, "batch": batch, "device": device})
 
 
 def _exported(place: Path) -> Any:
@@ -86,7 +117,7 @@ def _shown(result: dict[str, Any]) -> str:
         sides = {"parent": result["baseline"], "candidate": result["candidate"]}
     columns = []
     for name, side in sides.items():
-        latency = side["latency"]
+        latency, cold, offline = side["latency"], side["cold_start"], side["throughput"]
         columns.append(
             {
                 "": name,
@@ -96,6 +127,8 @@ def _shown(result: dict[str, Any]) -> str:
                 "p95": f"{latency['p95_ms']:.4g} ms",
                 "peak memory": human_bytes(side["peak_memory_bytes"]),
                 "load": f"{side['load_ms']:.4g} ms",
+                **({"cold start": f"{cold['total_ms']:.4g} ms"} if cold else {}),
+                **({"offline": f"{offline['examples_per_s']:.4g} /s"} if offline else {}),
             }
         )
     text = table([[label, *(column.get(label, "") for column in columns)] for label in columns[0]])
@@ -104,3 +137,21 @@ def _shown(result: dict[str, Any]) -> str:
         text += f"\nspeed-up {speed['estimate']:.3g}x (from {speed['low']} to {speed['high']})"
         text += f"\nnoisy: {result['noise_reason']}" if result["noisy"] else ""
     return text
+
+
+def _profiled(result: dict[str, Any]) -> str:
+    from lwplugin.measure.layer_times import layer_times
+
+    rows = layer_times(result.get("baseline", {}).get("profile"), result.get("candidate", result)["profile"])
+    if not rows:
+        return "no profile: this runtime has no profiler, or profile_seconds is 0"
+    cells = [
+        [
+            row.name,
+            row.kind,
+            *("-" if ms is None else f"{1e3 * ms:.1f} µs" for ms in (row.before_ms, row.after_ms)),
+        ]
+        for row in rows
+    ]
+    head = ["layer", "operators", "parent", "model" if "candidate" not in result else "candidate"]
+    return table([head, *cells])

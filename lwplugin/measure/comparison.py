@@ -26,6 +26,9 @@ class Comparison(Result):
     speedup: Interval = Field(
         description="baseline time over candidate time; above 1 the candidate is faster"
     )
+    throughput_speedup: Interval | None = Field(
+        default=None, description="candidate's offline throughput over the baseline's"
+    )
     difference: Parity | None = Field(description="candidate's outputs beside the baseline's")
     noisy: bool = Field(description="the timing is not usable; scores and sizes are")
     noise_reason: str | None

@@ -23,12 +23,24 @@ class MeasureOptions(BaseModel):
         description="timing ends here even if the answer is still wide; slow models get "
         "up to four times this for the fewest runs that an interval needs",
     )
+    min_runs: int = Field(
+        default=80, ge=1, description="fewest runs of each file; not beyond four times max_seconds"
+    )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="two-sided, of every interval")
     precision: float = Field(
         default=0.01, gt=0, description="stop when rounds add less than this share to the interval"
     )
     processes: int | None = Field(
         default=None, ge=1, le=8, description="processes per file; None: two, or one where memory is short"
+    )
+    offline_batch: int | None = Field(
+        default=None, ge=1, description="also measure offline throughput, in batches of so many"
+    )
+    cold_starts: int = Field(
+        default=0, ge=0, description="also start so many fresh processes with the file not in the page cache"
+    )
+    profile_seconds: float = Field(
+        default=0.3, ge=0, description="runs under the runtime's own profiler, layer by layer; 0: none"
     )
     max_examples: int | None = Field(
         default=None, ge=1, description="score only the first examples of the test"

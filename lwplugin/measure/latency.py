@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lwplugin.measure.intervals import Floats, quantile
 from lwplugin.measure.machine import load_average
 from lwplugin.measure.noise import Speed, judge
-from lwplugin.measure.result import Latency
+from lwplugin.measure.result import Latency, Throughput
 from lwplugin.measure.session import Peer, in_turn
 from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
@@ -53,19 +53,35 @@ class Timings:
     def latency(self, labels: Sequence[str], confidence: float) -> Latency:
         """Median and tail over all runs of these processes."""
         samples, stretches = self._samples(labels)
-        middle = quantile(samples, 0.5, blocks=stretches, confidence=confidence)
-        tail = quantile(samples, 0.95, blocks=stretches, confidence=confidence)
+        found = {
+            f"p{percent}": quantile(samples, percent / 100, blocks=stretches, confidence=confidence)
+            for percent in (50, 90, 95, 99)
+        }
+        ends = {"": "estimate", "_low": "low", "_high": "high"}
+        values = {
+            f"{name}{suffix}_ms": getattr(interval, end)
+            for name, interval in found.items()
+            for suffix, end in ends.items()
+        }
         kept = samples[np.linspace(0, len(samples) - 1, min(len(samples), _KEPT_SAMPLES)).astype(np.int64)]
         return Latency(
-            p50_ms=middle.estimate,
-            p50_low_ms=middle.low,
-            p50_high_ms=middle.high,
-            p95_ms=tail.estimate,
-            p95_low_ms=tail.low,
-            p95_high_ms=tail.high,
+            **values,
             confidence=confidence,
             n=len(samples),
             samples_ms=[round(float(value), 6) for value in kept],
+        )
+
+    def throughput(self, labels: Sequence[str], batch: int, confidence: float) -> Throughput:
+        """Examples a second at the median time of a batch."""
+        samples, stretches = self._samples(labels)
+        middle = quantile(samples, 0.5, blocks=stretches, confidence=confidence)
+        return Throughput(
+            batch=batch,
+            examples_per_s=1e3 * batch / middle.estimate,
+            examples_per_s_low=None if middle.high is None else 1e3 * batch / middle.high,
+            examples_per_s_high=None if middle.low is None else 1e3 * batch / middle.low,
+            confidence=confidence,
+            n=len(samples),
         )
 
     def _samples(self, labels: Sequence[str]) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -84,6 +100,7 @@ class Plan:
     min_seconds: float
     max_seconds: float
     confidence: float = 0.95
+    min_runs: int = MIN_RUNS
     precision: float = 0.01  # wanted half-width of what more rounds can narrow, as a share
 
 
@@ -124,7 +141,7 @@ def interleave(
         elapsed = time.monotonic() - began
         progress("time", min(int(1000 * elapsed), int(1000 * plan.max_seconds)), int(1000 * plan.max_seconds))
         rounds = turn + 1
-        enough = rounds >= MIN_ROUNDS and rounds * k * len(baseline) >= MIN_RUNS
+        enough = rounds >= MIN_ROUNDS and rounds * k * len(baseline) >= plan.min_runs
         if elapsed < plan.min_seconds or (not enough and elapsed < 4 * plan.max_seconds):
             continue
         speed = judge(

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,42 @@ def available_memory_bytes() -> int | None:
     return None
 
 
+def throttling(root: str = "/") -> dict[str, float | None]:
+    """What has slowed this machine down so far: ``heat`` and ``quota`` count events, ``mhz`` is the mean clock
+    now, ``firmware`` the bits of a Raspberry Pi's `get_throttled`; None where the system does not tell."""
+    cpus = Path(root, "sys/devices/system/cpu")
+    heat = _numbers(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+    clocks = _numbers(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+    firmware = _numbers(Path(root, "sys/devices/platform/soc").glob("*/get_throttled"), base=16)
+    return {
+        "heat": sum(heat) if heat else None,
+        "quota": _quota_stops(Path(root, "sys/fs/cgroup/cpu.stat")),
+        "mhz": 1e-3 * sum(clocks) / len(clocks) if clocks else None,
+        "firmware": firmware[0] if firmware else None,
+    }
+
+
+def _numbers(files: Iterable[Path], base: int = 10) -> list[int]:
+    found = []
+    for file in files:
+        try:
+            found.append(int(file.read_text().strip(), base))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _quota_stops(stat: Path) -> int | None:
+    try:
+        for line in stat.read_text().splitlines():
+            name, _, count = line.partition(" ")
+            if name == "nr_throttled":
+                return int(count)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 def _cpuinfo() -> list[str]:
     try:
         return Path("/proc/cpuinfo").read_text().splitlines()
@@ -154,4 +190,5 @@ QUESTIONS: Mapping[str, Callable[..., Any]] = {
     "load_average": load_average,
     "idle_cpus": idle_cpus,
     "available_memory_bytes": available_memory_bytes,
+    "throttling": throttling,
 }

@@ -8,7 +8,7 @@ reasonable time", 2013); so the interval holds the spread between processes as w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ MAX_HALVES = 0.10
 MAX_DRIFT = 0.5
 MAX_DISTURBED = 0.5
 MAX_HALF_WIDTH = 0.15
+MAX_CLOCK_FALL = 0.15
+MAX_THROTTLED_DRIFT = 0.10
+_THROTTLED_NOW = 0b1111  # under-voltage, capped, throttled, soft temperature limit
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,26 @@ def _noise(slow: Floats, fast: Floats, disturbed: float, off_cpu: float, load: f
         load_after=load,
         rounds=rounds,
         reasons=reasons,
+    )
+
+
+def throttled(noise: Noise, before: Mapping[str, float | None], after: Mapping[str, float | None]) -> Noise:
+    """With what slowed the CPU down between two answers of ``machine.throttling``; a reason against the
+    timing where the files also became slower."""
+    found = []
+    for name, what in (("heat", "throttled for its heat"), ("quota", "stopped by its group's CPU quota")):
+        times = (after.get(name) or 0) - (before.get(name) or 0)
+        if times > 0:
+            found.append(f"the CPU was {what} {times:.0f} times")
+    if int(after.get("firmware") or 0) & _THROTTLED_NOW:
+        found.append("the board throttles itself (heat or power)")
+    first, last = before.get("mhz"), after.get("mhz")
+    if first and last and last < (1 - MAX_CLOCK_FALL) * first:
+        found.append(f"the clock fell from {first:.0f} to {last:.0f} MHz")
+    slower = found and noise.drift > MAX_THROTTLED_DRIFT
+    because = f"{' and '.join(found)}, and the runs became {100 * noise.drift:.0f} % slower"
+    return noise.model_copy(
+        update={"throttled": found, "reasons": [*noise.reasons, because] if slower else noise.reasons}
     )
 
 

@@ -137,6 +137,11 @@ class RemoteDevice:
         for peer in peers.values():
             peer.send("hello")
         yield peers
+        # The job's end would do it too; a connection that is lost meanwhile is the next request's matter.
+        with contextlib.suppress(MeasureError):
+            for label in runtimes:
+                self.send(_OURS, {"op": "stop", "label": label})
+                self.receive(_OURS, 30.0)
 
     def energy(self, worker: Peer, *, run_ms: float, seconds: float) -> dict[str, Any]:
         request = {"op": "energy", "label": worker.label, "device": self.accelerator}

@@ -32,9 +32,58 @@ class Latency(Result):
     p95_ms: float
     p95_low_ms: float | None
     p95_high_ms: float | None = Field(description="None where there were too few runs to bound it")
-    confidence: float = Field(description="two-sided, of both intervals")
+    p90_ms: float | None = Field(default=None, description="what MLPerf's single stream reports")
+    p90_low_ms: float | None = None
+    p90_high_ms: float | None = None
+    p99_ms: float | None = None
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = Field(default=None, description="None under 368 independent runs")
+    confidence: float = Field(description="two-sided, of all intervals")
     n: int = Field(description="timed runs that other work did not interrupt")
     samples_ms: list[float] = Field(description="the runs, in order, evenly thinned to at most 2,000")
+
+
+class Throughput(Result):
+    """Offline: back to back batches, all examples at hand (MLPerf's offline scenario on these inputs)."""
+
+    batch: int
+    examples_per_s: float
+    examples_per_s_low: float | None
+    examples_per_s_high: float | None
+    confidence: float = Field(description="two-sided")
+    n: int = Field(description="timed batches")
+
+
+class ColdStart(Result):
+    """In a fresh process with the file dropped from the page cache; medians over the starts."""
+
+    import_ms: float = Field(description="importing the runtime, whose own files may be cached")
+    load_ms: float
+    first_ms: float = Field(description="the first inference")
+    total_ms: float
+    n: int = Field(description="starts")
+
+
+class Kernel(Result):
+    """One kernel of the runtime in one inference."""
+
+    name: str = Field(description="the runtime's own")
+    layer: str | None = Field(description="module of the model that it computes, where the file tells")
+    kind: str = Field(description="operator")
+    kernel: str = Field(description="implementation, where the runtime names it")
+    provider: str
+    ms: float
+    share: float
+
+
+class Profile(Result):
+    """Where the time goes, from the runtime's own profiler, in a session of its own."""
+
+    kernels: list[Kernel] = Field(description="in the order of execution")
+    total_ms: float = Field(description="of all kernels; the profiler's clock adds to it")
+    runs: int
+    fallback: float = Field(description="share of the time that did not run on the device that was asked for")
+    fallback_kinds: list[str] = Field(description="operators that did not")
 
 
 class Energy(Result):
@@ -83,6 +132,9 @@ class Noise(Result):
     )
     disturbed: float = Field(description="share of runs that other work interrupted; they are left out")
     off_cpu: float = Field(description="share of the timed wall time that the process was not running")
+    throttled: list[str] = Field(
+        default_factory=list, description="what slowed the CPU down meanwhile: heat, quota, clock"
+    )
     load_after: float = Field(description="load average over one minute when the timing ended")
     rounds: int
     reasons: list[str] = Field(description="why the timing is not usable; empty when it is")
@@ -107,6 +159,9 @@ class Measurement(Result):
     before_load_bytes: int = Field(description="resident memory of that process before it loaded the file")
     energy: Energy
     parity: Parity | None
+    throughput: Throughput | None = Field(default=None, description="None: not asked for")
+    cold_start: ColdStart | None = Field(default=None, description="None: not asked for")
+    profile: Profile | None = Field(default=None, description="None: not asked for, or no profiler")
     simulation: dict[str, float] | None = Field(
         description="metrics of an int8 file with its graph run as written, in float; None for other files"
     )

@@ -10,11 +10,23 @@ from typing import Any
 from lwplugin.errors import MeasureError
 from lwplugin.measure.comparison import Comparison
 from lwplugin.measure.config import MeasureConfig, checked
+from lwplugin.measure.extra import cold_start, profile
 from lwplugin.measure.feeds import Feeds, feeds_of, pieces
 from lwplugin.measure.host import Host, host_of
 from lwplugin.measure.latency import Plan, Timings, interleave
+from lwplugin.measure.noise import Speed, throttled
 from lwplugin.measure.parity import compare, torch_outputs
-from lwplugin.measure.result import Energy, Machine, Measurement, Noise, Parity
+from lwplugin.measure.result import (
+    ColdStart,
+    Energy,
+    Interval,
+    Machine,
+    Measurement,
+    Noise,
+    Parity,
+    Profile,
+    Throughput,
+)
 from lwplugin.measure.runtimes.base import runtime_of
 from lwplugin.measure.score import Scored, Side, score
 from lwplugin.measure.session import Peer
@@ -23,6 +35,7 @@ from lwplugin.measure.subject import Subject
 from lwplugin.progress import Progress, silent
 
 _TIMED_BATCHES = 4
+_FALLBACK_WORTH_SAYING = 0.01
 
 
 @dataclass
@@ -39,6 +52,9 @@ class _Model:
     memory: list[dict[str, Any]] = field(default_factory=list)
     first_ms: float = 0.0
     energy: Energy | None = None
+    profile: Profile | None = None
+    throughput: Throughput | None = None
+    cold_start: ColdStart | None = None
     simulation: Simulation | None = None
 
 
@@ -92,23 +108,16 @@ def _measure(
         for label in side.labels:
             side.version = running[label].receive()[0]["version"]
         side.file = host.place(side.subject)
-    on_cpu = host.accelerator == "cpu"
     versions = {runtime_of(side.subject.format): side.version for side in sides}
     machine = Machine(**host.ask("facts"), runtimes=versions)
-    cpus = host.ask("idle_cpus", count=config.threads) if on_cpu else None
+    cpus = host.ask("idle_cpus", count=config.threads) if host.accelerator == "cpu" else None
     for side in sides:
         for label in side.labels:
             side.loads.append(running[label].ask("load", cpus=cpus, **_load_request(side, host, config)))
             _send_inputs(running[label], timed[side.name])
-    timings, speed = interleave(
-        running,
-        sides[0].labels,
-        sides[1].labels if len(sides) > 1 else [],
-        plan=Plan(config.min_seconds, config.max_seconds, config.confidence, config.precision),
-        on_cpu=on_cpu,
-        load=lambda: float(host.ask("load_average")),
-        progress=progress,
-    )
+    before = host.ask("throttling")
+    timings, speed = _interleave(sides, host, running, config, progress)
+    noise = throttled(speed.noise, before, host.ask("throttling"))
     for side in sides:
         side.memory = [running[label].ask("memory") for label in side.labels]
         side.first_ms = statistics.median(timings.facts[label]["first_ms"] for label in side.labels)
@@ -118,8 +127,9 @@ def _measure(
             seconds=config.energy_seconds,
         )
         side.energy = Energy(**energy)
-        for label in side.labels:
-            running[label].ask("unpin")
+    offline = _extras(sides, host, running, data, timed, config, progress)
+    for label in (label for side in sides for label in side.labels):
+        running[label].ask("unpin")
     scored = _score(sides, running, data, config, progress)
     parities = {side.name: _parity(side, scored, data, config) for side in sides}
     for side in sides:
@@ -132,9 +142,7 @@ def _measure(
                 config.simulation_examples,
                 _load_request(side, host, config),
             )
-    results = [
-        _result(side, timings, speed.noise, scored, parities[side.name], machine, config) for side in sides
-    ]
+    results = [_result(side, timings, noise, scored, parities[side.name], machine, config) for side in sides]
     if len(results) == 1:
         return results[0]
     first = scored.first
@@ -142,11 +150,66 @@ def _measure(
         baseline=results[0],
         candidate=results[1],
         speedup=speed.speedup,
+        throughput_speedup=offline,
         difference=compare(first["candidate"], first["baseline"], what="baseline") if first else None,
-        noisy=bool(speed.noise.reasons),
-        noise_reason=_reason(speed.noise, machine),
+        noisy=bool(noise.reasons),
+        noise_reason=_reason(noise, machine),
         n=scored.n,
     ).with_scores(scored.arrays)
+
+
+def _interleave(
+    sides: list[_Model], host: Host, running: Mapping[str, Peer], config: MeasureConfig, progress: Progress
+) -> tuple[Timings, Speed]:
+    return interleave(
+        running,
+        sides[0].labels,
+        sides[1].labels if len(sides) > 1 else [],
+        plan=Plan(
+            config.min_seconds, config.max_seconds, config.confidence, config.min_runs, config.precision
+        ),
+        on_cpu=host.accelerator == "cpu",
+        load=lambda: float(host.ask("load_average")),
+        progress=progress,
+    )
+
+
+def _extras(
+    sides: list[_Model],
+    host: Host,
+    running: Mapping[str, Peer],
+    data: Any,
+    timed: Mapping[str, list[Feeds]],
+    config: MeasureConfig,
+    progress: Progress,
+) -> Interval | None:
+    """Profile, cold starts and offline throughput; the speed-up of the last."""
+    for side in sides:
+        worker, request = running[side.labels[0]], _load_request(side, host, config)
+        if config.profile_seconds:
+            side.profile = profile(worker, side.subject, host.accelerator, request, config.profile_seconds)
+        if config.cold_starts:
+            side.cold_start = cold_start(
+                host,
+                side.subject,
+                timed[side.name],
+                request,
+                starts=config.cold_starts,
+                threads=config.threads,
+                timeout_s=config.timeout_s,
+            )
+    if config.offline_batch is None:
+        return None
+    batches = {side.name: side.subject.fixed_batch or config.offline_batch for side in sides}
+    for side in sides:
+        inputs = _timed_inputs(data, side.subject, batches[side.name])
+        for label in side.labels:
+            _send_inputs(running[label], inputs)
+    timings, speed = _interleave(sides, host, running, config, progress)
+    for side in sides:
+        side.throughput = timings.throughput(side.labels, batches[side.name], config.confidence)
+    same = len(set(batches.values())) == 1
+    return speed.speedup if len(sides) > 1 and same else None
 
 
 def _processes(subjects: list[Subject], host: Host) -> int:
@@ -225,6 +288,14 @@ def _result(
     warnings = list(side.simulation.warnings) if side.simulation else []
     if latency.p95_high_ms is None:
         warnings.append(f"{latency.n} runs cannot bound the 95th percentile: raise max_seconds")
+    if noise.throttled and not noise.reasons:
+        warnings.append(f"During the timing {' and '.join(noise.throttled)}.")
+    if side.profile and side.profile.fallback > _FALLBACK_WORTH_SAYING:
+        kinds = ", ".join(side.profile.fallback_kinds)
+        warnings.append(
+            f"{100 * side.profile.fallback:.0f} % of the time goes into operators that the device or its fast "
+            f"kernels do not run: {kinds}"
+        )
     if data_missing := not scored.n:
         warnings.append("There is no test split: nothing was scored.")
     return Measurement(
@@ -242,6 +313,9 @@ def _result(
         latency=latency,
         peak_memory_bytes=max(memory["peak_bytes"] for memory in side.memory),
         before_load_bytes=max(load["before_bytes"] for load in side.loads),
+        throughput=side.throughput,
+        cold_start=side.cold_start,
+        profile=side.profile,
         energy=side.energy or Energy(state="unavailable", reason="not measured"),
         parity=parity,
         simulation=side.simulation.metrics if side.simulation else None,

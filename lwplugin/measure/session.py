@@ -203,6 +203,7 @@ _VERBS = {
     "load": "load the file",
     "warm": "run the file",
     "block": "run the file",
+    "profile": "run the file with its profiler",
     "score": "run the file on the test examples",
 }
 

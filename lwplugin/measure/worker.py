@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from lwplugin.measure import memory, wire
-from lwplugin.measure.runtimes.base import Runtime, create
+from lwplugin.measure.runtimes.base import Profiles, Runtime, create
 from lwplugin.measure.wire import Array
 
 _PR_SET_PDEATHSIG = 1
@@ -48,12 +48,15 @@ class Server:
         return {"version": self.runtime.version, "import_ms": import_ms, "pid": os.getpid()}, {}
 
     def load(self, request: dict[str, Any], arrays: dict[str, Array]) -> Answer:
-        """Pin this process to ``cpus`` (if any), create the session, time it."""
+        """Pin this process to ``cpus`` (if any), create the session, time it; ``cold``: with the file not in
+        the page cache."""
         runtime = self._loaded()
         cpus = request.get("cpus")
         if cpus and hasattr(os, "sched_setaffinity"):
             self.free_cpus = os.sched_getaffinity(0)
             os.sched_setaffinity(0, cpus)
+        if request.get("cold"):
+            forget(request["file"])
         gc.collect()
         was_reset = memory.reset_peak()
         before = memory.resident_bytes()
@@ -127,6 +130,16 @@ class Server:
         timed = {"durations_ns": durations, "disturbed": np.diff(switches) > 0}
         return {"wall_ns": wall, "cpu_ns": cpu}, timed
 
+    def profile(self, request: dict[str, Any], arrays: dict[str, Array]) -> Answer:
+        """Where the time goes, kernel by kernel; ``kernels`` is None where the runtime has no profiler. The
+        loaded session stays."""
+        runtime = self._loaded()
+        if not isinstance(runtime, Profiles):
+            return {"kernels": None}, {}
+        wanted = {key: request[key] for key in ("device", "threads", "output", "seconds")}
+        runs, kernels = runtime.profile(request["file"], feeds=self.feeds, **wanted)
+        return {"runs": runs, "kernels": kernels}, {}
+
     def score(self, request: dict[str, Any], arrays: dict[str, Array]) -> Answer:
         """The output for one batch."""
         return {}, {"output": np.ascontiguousarray(self._loaded().run(arrays))}
@@ -143,6 +156,7 @@ class Server:
             "inputs": self.inputs,
             "warm": self.warm,
             "block": self.block,
+            "profile": self.profile,
             "score": self.score,
             "memory": self.memory,
         }
@@ -150,6 +164,20 @@ class Server:
             return handlers[request["op"]](request, arrays)
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"[:4000]}, {}
+
+
+def forget(file: str) -> None:
+    """Drop a file (or a directory's files) from the page cache, where the system takes that advice."""
+    for folder, _, names in os.walk(file) if os.path.isdir(file) else [("", [], [file])]:
+        for name in names:
+            descriptor = os.open(os.path.join(folder, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)  # what is not written yet cannot be dropped
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            except (AttributeError, OSError):
+                pass
+            finally:
+                os.close(descriptor)
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:

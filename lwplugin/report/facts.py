@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lwplugin.measure.layer_times import LayerTime, layer_times
 from lwplugin.report import units
 from lwplugin.report.inputs import Content, Json, number
 
@@ -47,7 +48,10 @@ def side_by_side(content: Content) -> list[SideRow]:
     rows = [*_scores(content, before, after), *_costs(content, before, after)]
     for name, key in (("Median latency (p50)", "p50"), ("Tail latency (p95)", "p95")):
         rows += _latency(name, key, before, after)
+    rows += _throughput(content, before, after)
     rows += _plain_row("Load time", "load_ms", before, after, "faster", "slower")
+    cold, colder = (Json(side.get("cold_start") or {}) for side in (before, after))
+    rows += _plain_row("Cold start", "total_ms", cold, colder, "faster", "slower")
     rows += _plain_row("Peak memory", "peak_memory_bytes", before, after, "smaller", "larger")
     if before or after:
         rows.append(
@@ -140,6 +144,34 @@ def _latency(name: str, key: str, before: Json, after: Json) -> list[SideRow]:
             _better(change, "faster", "slower"),
         )
     ]
+
+
+def _throughput(content: Content, before: Json, after: Json) -> list[SideRow]:
+    """Offline, in examples a second; the change is the interleaved ratio where there is one."""
+    sides = [side.get("throughput") or {} for side in (before, after)]
+    values = [number(side.get("examples_per_s")) for side in sides]
+    if values == [None, None]:
+        return []
+    cells = [units.MISSING if value is None else f"{units.significant(value)} /s" for value in values]
+    notes = [f"batches of {side['batch']}" if side.get("batch") else "" for side in sides]
+    ratio = number((content.comparison.get("throughput_speedup") or {}).get("estimate"))
+    return [
+        SideRow(
+            "Offline throughput",
+            cells[0],
+            cells[1],
+            "" if ratio is None else f"{units.significant(ratio)}×",
+            notes[0],
+            notes[1],
+            "" if ratio is None else "better" if ratio > 1 else "worse",
+        )
+    ]
+
+
+def layer_times_of(content: Content) -> list[LayerTime]:
+    """The time of every layer in both files, from their profiles."""
+    sides = (content.comparison.get(side) or {} for side in ("baseline", "candidate"))
+    return layer_times(*(side.get("profile") for side in sides))
 
 
 def _interval_note(latency: Json, key: str) -> str:

@@ -84,6 +84,7 @@ def _view(content: Content) -> dict[str, Any]:
     steps = step_rows(content)
     layers = layer_rows(content)
     slices = facts.slice_rows(content)
+    times = facts.layer_times_of(content)
     largest = max((max(row.macs_before or 0, row.macs_after or 0) for row in layers), default=0) or 1
     return {
         "c": content,
@@ -106,6 +107,9 @@ def _view(content: Content) -> dict[str, Any]:
         "slice_span": _span(slices),
         "strip": charts.interval_cell,
         "latency": _latency_charts(content),
+        "times": times,
+        "largest_ms": max((max(row.before_ms or 0, row.after_ms or 0) for row in times), default=0) or 1,
+        "total_ms": sum(row.after_ms or 0 for row in times) or 1,
         "layers": layers,
         "largest_macs": largest,
         "steps": steps,

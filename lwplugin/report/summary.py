@@ -26,6 +26,7 @@ def summary(content: Content) -> Json:
         "comparison": content.comparison or None,
         "cost": {"before": content.cost_before or None, "after": content.cost_after or None},
         "layers": [asdict(row) for row in layer_rows(content)],
+        "layer_times": [asdict(row) for row in facts.layer_times_of(content)],
         "history": content.history,
         "slices": [asdict(row) for row in facts.slice_rows(content)],
         "recipe": content.recipe,

@@ -7,8 +7,8 @@ their runtime inside methods or at the top of their own file, and never torch un
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from lwplugin.errors import MeasureError, did_you_mean
 from lwplugin.measure.wire import Array
@@ -45,6 +45,26 @@ class Runtime(Protocol):
 
     def run(self, feeds: Mapping[str, Array]) -> Array:
         """One inference, finished when it returns (device work included)."""
+        ...
+
+
+@runtime_checkable
+class Profiles(Protocol):
+    """A runtime that can tell where the time of an inference goes."""
+
+    def profile(
+        self,
+        file: str,
+        *,
+        device: str,
+        threads: int,
+        output: str,
+        feeds: Sequence[Mapping[str, Array]],
+        seconds: float,
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Runs, and every kernel in the order of execution: ``name``, ``kind`` (operator), ``kernel`` (what
+        the runtime calls its implementation, or empty), ``provider`` and ``ms`` in one inference. The loaded
+        session stays as it is."""
         ...
 
 

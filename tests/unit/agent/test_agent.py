@@ -272,6 +272,20 @@ def test_a_controller_that_dies_leaves_nothing_behind(
         os.kill(pid, 0)
 
 
+def test_sigterm_ends_it_and_the_job_is_told(agents: Any, inventory: Any) -> None:
+    agent = agents()
+    inventory(agent.port)
+    before = areas()
+    with RemoteDevice("board", read_inventory().devices["board"]) as device:
+        device.ask("load_average")
+        assert len(areas()) == len(before) + 1
+        agent.process.terminate()
+        with pytest.raises(MeasureError, match=r"the job was ended: got the agent is shutting down"):
+            device.receive("nobody", 5)
+    assert agent.process.wait(10) == 0
+    assert areas() == before
+
+
 def test_an_error_on_the_device_is_told_in_its_words(
     agents: Any, inventory: Any, exports: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -76,6 +76,18 @@ def _measurement(
     }
 
 
+def _profile(factor: float, tail: str) -> dict[str, Any]:
+    """Conv kernels of the layers, faster by ``factor``, and one kernel without a layer."""
+    times = [(name, kind, factor * macs / 1e6) for name, kind, _, _, macs in LAYERS]
+    kernels = [
+        {"name": f"node_{k}", "layer": layer, "kind": kind, "kernel": "", "provider": "CPU", "ms": ms}
+        for k, (layer, kind, ms) in enumerate([*times, (None, tail, 0.1)])
+    ]
+    total = sum(kernel["ms"] for kernel in kernels)
+    kernels = [{**kernel, "share": kernel["ms"] / total} for kernel in kernels]
+    return {"kernels": kernels, "total_ms": total, "runs": 50, "fallback": 0.0, "fallback_kinds": []}
+
+
 def _cost(which: int) -> dict[str, Any]:
     layers = []
     for name, kind, *rest in LAYERS:
@@ -191,6 +203,8 @@ def make() -> Callable[..., ReportInputs]:
                 random, digest="a9", size=171_000, p50=1.05, accuracy=accuracy["candidate"], memory=52_000_000
             ),
         }
+        sides["baseline"]["profile"] = _profile(1.0, "ReduceMean")
+        sides["candidate"]["profile"] = _profile(0.4, "QLinearGlobalAveragePool")
         comparison = sides | {
             "speedup": {"estimate": 2.28, "low": 2.21, "high": 2.36, "confidence": 0.95},
             "noisy": False,

@@ -84,6 +84,33 @@ def test_the_page_says_what_a_reader_asks(make: Make, tmp_path: Path) -> None:
         assert expected.lower() in page.text.lower(), expected
 
 
+def test_it_says_where_the_time_goes_before_and_after(make: Make, tmp_path: Path) -> None:
+    page = page_of(make(), tmp_path)
+    section = page.text.partition("Where the time goes")[2].partition("Layer by layer")[0]
+    assert "stage1.block0.conv1 Conv2d 0.59 ms 0.236 ms" in section
+    assert "(ReduceMean) ReduceMean 0.1 ms – –" in section
+    rows = json.loads((tmp_path / "report.json").read_text())["layer_times"]
+    assert [row["name"] for row in rows][-2:] == ["(ReduceMean)", "(GlobalAveragePool)"]
+    assert rows[-1]["before_ms"] is None
+    assert rows[1]["after_ms"] == pytest.approx(0.4 * rows[1]["before_ms"])
+
+
+def test_asked_for_extras_stand_beside_the_latency(make: Make, tmp_path: Path) -> None:
+    comparison = dict(make().comparison)
+    for side, rate, ms in (("baseline", 900.0, 70.0), ("candidate", 2100.0, 60.0)):
+        offline = {
+            "batch": 64,
+            "examples_per_s": rate,
+            "examples_per_s_low": rate,
+            "examples_per_s_high": rate,
+        }
+        comparison[side] = {**comparison[side], "throughput": offline, "cold_start": {"total_ms": ms}}
+    comparison["throughput_speedup"] = {"estimate": 2.31, "low": 2.2, "high": 2.4}
+    page = page_of(make(comparison=comparison), tmp_path)
+    assert "Offline throughput 900 /s batches of 64 2,100 /s batches of 64 2.31×" in page.text
+    assert "Cold start 70 ms 60 ms" in page.text
+
+
 @pytest.mark.parametrize(("lost", "word"), [(160, "✕ Fail"), (40, "? Inconclusive")])
 def test_the_banner_gives_the_reason(make: Make, tmp_path: Path, lost: int, word: str) -> None:
     inputs = make(lost=lost, policy=Policy(max_drop={"accuracy": 0.01}))

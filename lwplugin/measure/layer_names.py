@@ -1,0 +1,125 @@
+"""Which module of the model a runtime's kernel computes, from the names of the weights in its file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# A fused or moved operator belongs to the layer before it.
+_FOLLOWS = {
+    *("Relu", "ReLU", "Clip", "Clamp", "LeakyRelu", "PRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Gelu"),
+    *("QuantizeLinear", "DequantizeLinear", "FakeQuantize", "BatchNormalization", "Identity", "Cast"),
+    *("Convert", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
+}
+_WEIGHT = re.compile(r"^(?P<layer>.+?)\.(weight|in_proj_weight|codes|packed)")
+_TAIL = re.compile(
+    r"(_kernel_time|_token_\d+|_nchwc|/WithoutBiases|/DequantizationMultiply|/fq_input_\d+|_fused\w*)$"
+)
+
+
+@dataclass
+class Node:
+    """``names`` it may be called by (its own, its outputs'), ``inputs`` names of what it reads."""
+
+    kind: str
+    names: list[str]
+    inputs: list[str] = field(default_factory=list)
+    constant: bool = False
+
+
+def layers_of(file: Path, file_format: str) -> dict[str, str]:
+    """Name of a node or tensor → the layer whose weights it uses or follows; empty for a file that does not
+    tell."""
+    try:
+        if file_format == "onnx":
+            return owners(_onnx(file))
+        if file_format == "openvino":
+            return owners(_openvino(file))
+    except (ImportError, OSError, ValueError, SyntaxError):
+        return {}
+    return {}
+
+
+def layer_of(kernel: str, layers: Mapping[str, str]) -> str | None:
+    """The layer of a kernel that the runtime named after the node or tensor it came from."""
+    name = kernel
+    while name not in layers:
+        shorter = _TAIL.sub("", name)
+        if shorter == name:
+            return None
+        name = shorter
+    return layers[name]
+
+
+def owners(nodes: list[Node]) -> dict[str, str]:
+    """For nodes in topological order.
+
+    >>> weight = Node("Const", ["stem.weight"], constant=True)
+    >>> owners([weight, Node("Conv", ["conv", "y"], ["x", "stem.weight"]), Node("Relu", ["relu", "z"], ["y"])])
+    {'conv': 'stem', 'y': 'stem', 'relu': 'stem', 'z': 'stem'}
+    """
+    made = {name: node for node in nodes for name in node.names}
+    prefix = _wrapper(made)
+    weights: dict[str, str] = {}  # name of a constant → layer
+    found: dict[str, str] = {}
+    for node in nodes:
+        read = [made.get(name) for name in node.inputs]
+        node.constant = node.constant or (
+            bool(read) and all(one is not None and one.constant for one in read)
+        )
+        if node.constant:
+            own = next((m["layer"] for name in node.names if (m := _WEIGHT.match(name))), None)
+            layer = own or next((weights[name] for name in node.inputs if name in weights), None)
+            if layer is not None:
+                weights.update(dict.fromkeys(node.names, layer.removeprefix(prefix)))
+            continue
+        layer = next((weights[name] for name in node.inputs if name in weights), None)
+        if layer is None and (node.kind in _FOLLOWS or _adds_constant(node, made)):
+            layer = next((found[name] for name in node.inputs if name in found), None)
+        if layer is not None:
+            found.update(dict.fromkeys(node.names, layer))
+    return found
+
+
+def _adds_constant(node: Node, made: Mapping[str, Node]) -> bool:
+    """A bias that is an operator of its own."""
+    return node.kind == "Add" and any(name in made and made[name].constant for name in node.inputs)
+
+
+def _wrapper(made: Mapping[str, Node]) -> str:
+    """What the exporter put before every name, if anything."""
+    named = [m["layer"] for name, node in made.items() if node.constant and (m := _WEIGHT.match(name))]
+    return "module." if named and all(name.startswith("module.") for name in named) else ""
+
+
+def _onnx(file: Path) -> list[Node]:
+    import onnx
+
+    graph = onnx.load(str(file), load_external_data=False).graph
+    nodes = [Node("Const", [entry.name], constant=True) for entry in graph.initializer]
+    for node in graph.node:
+        names = [node.name, *node.output] if node.name else list(node.output)
+        nodes.append(Node(node.op_type, names, [name for name in node.input if name]))
+    return nodes
+
+
+def _openvino(file: Path) -> list[Node]:
+    from xml.etree import ElementTree
+
+    root = ElementTree.parse(file).getroot()
+    layers = {entry.attrib["id"]: entry for entry in root.findall("./layers/layer")}
+    read: dict[str, list[tuple[int, str]]] = {}
+    for edge in root.findall("./edges/edge"):
+        port = int(edge.attrib["to-port"])
+        read.setdefault(edge.attrib["to-layer"], []).append((port, edge.attrib["from-layer"]))
+    return [
+        Node(
+            entry.attrib["type"],
+            [entry.attrib["name"]],
+            [layers[source].attrib["name"] for _, source in sorted(read.get(number, []))],
+            constant=entry.attrib["type"] == "Const",
+        )
+        for number, entry in layers.items()
+    ]
