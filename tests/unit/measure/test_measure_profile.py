@@ -26,12 +26,12 @@ def named_network(build: SimpleNamespace) -> onnx.ModelProto:
     """A wide layer `body`, a narrow layer `head`, as exporters name their weights."""
     rng = np.random.default_rng(0)
     weights = {
-        "module.body.weight": rng.standard_normal((16, 1024)).astype(np.float32),
+        "module.body.weight": rng.standard_normal((1024, 16)).astype(np.float32),
         "module.head.weight_quantized": rng.integers(-9, 9, (1024, 4)).astype(np.int8),
         "scale": np.array(0.1, np.float32),
     }
     nodes = [
-        helper.make_node("MatMul", ["input", "module.body.weight"], ["h"], name="node_1"),
+        helper.make_node("Gemm", ["input", "module.body.weight"], ["h"], name="node_1", transB=1),
         helper.make_node("Relu", ["h"], ["r"], name="node_2"),
         helper.make_node("DequantizeLinear", ["module.head.weight_quantized", "scale"], ["w"], name="node_3"),
         helper.make_node("MatMul", ["r", "w"], ["logits"], name="node_4"),
