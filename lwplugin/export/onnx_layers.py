@@ -8,8 +8,9 @@ graph again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "lwplugin"
 MARK = "Layer"
+DYNAMIC = "DynamicQuantizeLinear"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Scheme:
             lo, hi, bits=bits
         )
 
+    def reads_own_range(self, layer: Any) -> bool:
+        """Whether a layer's input is rounded to the range it turns out to have; TensorRT needs a known one."""
+        return bool(getattr(layer, "dynamic", False)) and not self.symmetric_activations
+
     def describe(self, layers: dict[str, Any]) -> dict[str, Any]:
         """What ``export.json`` says about the integer layers; empty without any."""
         layers = {name: layer for name, layer in layers.items() if isinstance(layer, QuantLayer)}
@@ -57,6 +63,7 @@ class Scheme:
             "bias": "int32" if self.integer_bias else "float32",
             "largest_weight": largest,
             "layers": len(layers),
+            "dynamic_layers": sum(self.reads_own_range(layer) for layer in layers.values()),
         }
 
 
@@ -153,6 +160,34 @@ def _conv(
 def _linear(
     graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
 ) -> list[onnx.NodeProto]:
+    scaled = _scaled_input(graph, node, layer)
+    if scaled is None:
+        return _product(graph, node, name, layer, scheme)
+    return [scaled, *_product(graph, make_node(MARK, [*scaled.output], node.output[0]), name, layer, scheme)]
+
+
+def _scaled_input(graph: GraphEditor, node: onnx.NodeProto, layer: Any) -> onnx.NodeProto | None:
+    """The product of the input and its gain, by a name that layers with the same input and gain share."""
+    if layer.input_gain is None:
+        return None
+    source, values = node.input[0], layer.input_gain.numpy()
+    gain = graph.constant(f"gain_{sha256(values.tobytes()).hexdigest()[:16]}", values)
+    product = make_node("Mul", [source, gain], f"{source}_{gain}")
+    if source in graph.ranks:
+        graph.ranks[product.output[0]] = graph.ranks[source]
+    return product
+
+
+def range_taken(node: onnx.NodeProto, layer: Any, written: Sequence[onnx.NodeProto]) -> str:
+    """The tensor that ``layer.input_range`` is of."""
+    return written[0].output[0] if getattr(layer, "input_gain", None) is not None else node.input[0]
+
+
+def _product(
+    graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
+) -> list[onnx.NodeProto]:
+    if scheme.reads_own_range(layer):
+        return _dynamic_product(graph, node, name, layer)
     rank = graph.ranks.get(node.input[0])
     if rank is None:
         raise ExportError(
@@ -175,6 +210,27 @@ def _linear(
         make_node("MatMul", [node.input[0], weight], product),
         make_node("Add", [product, bias], node.output[0]),
     ]
+
+
+def _dynamic_product(graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any) -> list[onnx.NodeProto]:
+    """The form that ONNX Runtime fuses into one product that takes and gives floats."""
+    from onnx import TensorProto, helper
+
+    source, output = node.input[0], node.output[0]
+    rounded, step, zero = (f"{source}_{part}" for part in ("rounded", "step", "zero"))
+    weight = graph.constant(f"{name}.weight_quantized", layer.integers().numpy().T)
+    scale = graph.constant(f"{name}.weight_scale", layer.scale.numpy()[:, 0])
+    nodes = [
+        helper.make_node(DYNAMIC, [source], [rounded, step, zero], name=f"{source}/{DYNAMIC}"),
+        make_node("MatMulInteger", [rounded, weight, zero], f"{output}_sums"),
+        make_node("Cast", [f"{output}_sums"], f"{output}_counts", to=TensorProto.FLOAT),
+        make_node("Mul", [step, scale], f"{output}_scale"),
+    ]
+    if layer.bias is None:
+        return [*nodes, make_node("Mul", [f"{output}_counts", f"{output}_scale"], output)]
+    bias = graph.constant(f"{name}.bias", layer.bias.numpy())
+    product = make_node("Mul", [f"{output}_counts", f"{output}_scale"], f"{output}_product")
+    return [*nodes, product, make_node("Add", [f"{output}_product", bias], output)]
 
 
 def _weight(

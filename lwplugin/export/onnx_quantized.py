@@ -13,7 +13,15 @@ import numpy as np
 from lwplugin.errors import ExportError
 from lwplugin.export import onnx_packed
 from lwplugin.export.onnx_graph import GraphEditor, attribute, make_node
-from lwplugin.export.onnx_layers import LOWERINGS, SCHEMES, Scheme, layer_of, mark, marked_layers
+from lwplugin.export.onnx_layers import (
+    LOWERINGS,
+    SCHEMES,
+    Scheme,
+    layer_of,
+    mark,
+    marked_layers,
+    range_taken,
+)
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
 
 if TYPE_CHECKING:
@@ -55,6 +63,7 @@ def _expand(
     given: dict[str, Range] = {}
     kernels: set[int] = set()
     seen: set[str] = set()
+    made_before: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
         name = layer_of(node)
@@ -68,9 +77,11 @@ def _expand(
             )
         seen.add(name)
         written = LOWERINGS[type(layer)](graph, node, name, layer, scheme)
-        nodes.extend(written)
-        if getattr(layer, "activation_bits", None) is not None:
-            source, output = node.input[0], node.output[0]
+        # Layers that read the same tensor name what they share alike.
+        nodes.extend(made for made in written if made.output[0] not in made_before)
+        made_before.update(made.output[0] for made in written)
+        if getattr(layer, "activation_bits", None) is not None and not scheme.reads_own_range(layer):
+            source, output = range_taken(node, layer, written), node.output[0]
             bounds: Range = tuple(layer.input_range.tolist())
             taken[source] = union(taken[source], bounds) if source in taken else bounds
             given[output] = tuple(layer.output_range.tolist())

@@ -183,7 +183,7 @@ def weight_report(name: str, layer: Any, float_layer: Any) -> dict[str, Any]:
         "type": type(layer).__name__,
         "weight_bits": layer.weight_bits,
         "activation_bits": layer.activation_bits,
-        "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+        "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.effective_weight), 2),
         "input_range": [float(v) for v in layer.input_range],
         "output_range": [float(v) for v in layer.output_range],
     }

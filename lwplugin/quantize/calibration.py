@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -23,11 +24,23 @@ class LayerRanges:
 
     inputs: Range
     outputs: Range
+    dimensions: int
+    """Of the input: 2 for [n, features], 3 for [n, tokens, features]."""
 
 
 def calibration_batches(split: Split, *, examples: int, batch_size: int) -> Iterator[Batch]:
     """The first ``examples`` examples of a split in natural order."""
     yield from split.head(min(examples, len(split))).batches(batch_size)
+
+
+def judging_batches(split: Split, *, examples: int, used: int, batch_size: int) -> Iterator[Batch]:
+    """Up to ``examples`` examples to judge candidates on: not the first ``used`` ones, which weights were solved for.
+
+    All of them where fewer than ``used`` others are left.
+    """
+    count = min(examples, len(split))
+    first = used if count >= 2 * used else 0
+    yield from split.subset(np.arange(first, count)).batches(batch_size)
 
 
 @torch.no_grad()
@@ -37,20 +50,23 @@ def observe(
     names: Iterable[str],
     make: Callable[[], Observer],
     *,
+    gains: Mapping[str, torch.Tensor] | None = None,
     total: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, LayerRanges]:
     """Input and output ranges of the named layers over a stream; memory does not grow with the stream.
 
     Returned in the order of first call. A layer called twice has both calls in its ranges; one never called
-    is missing.
+    is missing. Where there are ``gains``, the input range is that of the input times the gain.
     """
     observers: dict[str, tuple[Observer, Observer]] = {}
+    dimensions: dict[str, int] = {}
 
     def watch(name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
         if name not in observers:
             observers[name] = (make(), make())
-        observers[name][0].update(args[0])
+            dimensions[name] = args[0].ndim
+        observers[name][0].update(args[0] * gains[name] if gains and name in gains else args[0])
         observers[name][1].update(output)
 
     done = 0
@@ -59,4 +75,7 @@ def observe(
             call(module, batch.inputs)
             done += len(batch)
             progress("calibrate", done, total)
-    return {name: LayerRanges(pair[0].range(), pair[1].range()) for name, pair in observers.items()}
+    return {
+        name: LayerRanges(pair[0].range(), pair[1].range(), dimensions[name])
+        for name, pair in observers.items()
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,24 +12,17 @@ from pydantic import Field
 from torch import nn
 
 from lwplugin.quantize.account import packed_report
-from lwplugin.quantize.base import (
-    Fidelity,
-    Method,
-    QuantizeConfig,
-    Selection,
-    fidelity,
-    select_layers,
-    weight_report,
-)
+from lwplugin.quantize.base import Method, QuantizeConfig, select_layers, weight_report
 from lwplugin.quantize.bias import bias_corrected
-from lwplugin.quantize.calibration import LayerRanges, calibration_batches, observe
+from lwplugin.quantize.calibration import LayerRanges, calibration_batches, judging_batches, observe
+from lwplugin.quantize.contest import Contest
 from lwplugin.quantize.embeddings import packed_embedding
 from lwplugin.quantize.fold import fold_batchnorm
-from lwplugin.quantize.layers import quantized_like
+from lwplugin.quantize.forms import Form, Maker
 from lwplugin.quantize.observers import Calibrator, make_observer
 from lwplugin.quantize.requantize import compensated
-from lwplugin.quantize.scheme import AffineGrid, ReduceRange, needs_reduced_range, weight_limit
-from lwplugin.quantize.weights import WeightClip, channel_scales, round_weight
+from lwplugin.quantize.scheme import ReduceRange, needs_reduced_range, weight_limit
+from lwplugin.quantize.weights import WeightClip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +48,16 @@ class Int8Config(QuantizeConfig):
     weight_clip: WeightClip = Field(
         default="max", description="Weight range per channel: the largest weight, or least squared error."
     )
+    activations: Literal["auto", "static", "dynamic"] = Field(
+        default="auto",
+        description="Ranges of linear layers' inputs: from calibration, or of the values at hand while the model runs; "
+        "auto tries that where there are layers over tokens and keeps it where calibration agrees better.",
+    )
+    smoothing: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Scale the channels of linear layers' inputs against outliers (SmoothQuant); auto tries it where "
+        "there are layers over tokens and keeps it where calibration agrees better.",
+    )
     bias_correction: Literal["auto"] | bool = Field(
         default="auto",
         description="Shift biases by the mean error; auto keeps it where calibration agrees better.",
@@ -70,8 +74,9 @@ class Int8Config(QuantizeConfig):
         default=64, ge=1, description="Calibration examples for compensated rounding; all run at once."
     )
     embeddings: bool = Field(
-        default=True, description="Store embedding tables in 8 bits, a scale for each row."
+        default=True, description="Store embedding tables in few bits too, a scale for each row."
     )
+    embedding_bits: int = Field(default=8, ge=2, le=8, description="Bits of an embedding's numbers.")
     reduce_range: ReduceRange = Field(
         default="auto",
         description="7-bit weights, for kernels that saturate (x86 without VNNI); auto asks the CPU.",
@@ -79,55 +84,61 @@ class Int8Config(QuantizeConfig):
 
 
 def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -> LightModel:
-    """Fold, calibrate, round, correct; the argument is untouched."""
+    """Fold, calibrate, choose a form, round, correct; the argument is untouched."""
     from lwplugin.model.bundle import HistoryEntry
 
     module = light.copy_module().eval()
     split = data.need("calibration")
     total = min(config.examples, len(split))
-
-    def batches(examples: int = config.examples) -> Iterator[Batch]:
-        return calibration_batches(split, examples=examples, batch_size=config.batch_size)
-
-    first = next(batches())
+    few = min(config.compensation_examples, len(split))
+    solving = next(calibration_batches(split, examples=few, batch_size=few)).inputs
+    first = next(calibration_batches(split, examples=total, batch_size=config.batch_size))
     folded = fold_batchnorm(module, first.inputs)
     selection = select_layers(module, first, config)
-    ranges = observe(
-        module,
-        batches(),
-        selection.chosen,
-        lambda: make_observer(config.calibrator, percentile=config.percentile),
-        total=total,
-        progress=progress,
-    )
     reduced = needs_reduced_range(config.reduce_range)
-    quantized = quantize_layers(module, selection, ranges, config, reduced=reduced)
-    tables = _pack_embeddings(module, quantized, first, config)
-    candidates: dict[str, nn.Module] = {}
+    limit = weight_limit(8, reduced=reduced)
+
+    def calibrate(gains: Mapping[str, torch.Tensor]) -> dict[str, LayerRanges]:
+        return observe(
+            module,
+            calibration_batches(split, examples=config.examples, batch_size=config.batch_size),
+            selection.chosen,
+            lambda: make_observer(config.calibrator, percentile=config.percentile),
+            gains=gains,
+            total=total,
+            progress=progress,
+        )
+
+    def judging() -> Iterator[Batch]:
+        used = config.compensation_examples if config.rounding != "nearest" else 0
+        return judging_batches(split, examples=config.examples, used=used, batch_size=config.batch_size)
+
+    maker = Maker(module, selection.chosen, limit, config.weight_clip, calibrate, solving)
+    forms = Contest(module, judging, data.task)
+    form, made = choose(maker, forms, config)
+    tables = _pack_embeddings(module, made, first, config)
+    contest = Contest(module, judging, data.task)
     if config.rounding != "compensated":
         if config.bias_correction is not True:
-            candidates["plain"] = quantized
+            contest.enter({form.name: made})
         if config.bias_correction is not False:
             progress("correct biases", 0, 1)
-            candidates["bias corrected"] = bias_corrected(
-                module, quantized, batches(config.correction_examples)
+            some = calibration_batches(
+                split, examples=config.correction_examples, batch_size=config.batch_size
             )
+            contest.enter({form.rounded("bias corrected"): bias_corrected(module, made, some)})
     if config.rounding == "compensated" or (config.rounding == "auto" and config.bias_correction == "auto"):
         progress("compensate rounding", 0, 1)
-        few = min(config.compensation_examples, len(split))
-        inputs = next(calibration_batches(split, examples=few, batch_size=few)).inputs
-        limit = weight_limit(8, reduced=reduced)
-        candidates["compensated"] = compensated(module, quantized, inputs, limit=limit)
-    found = fidelity(module, candidates, batches(), data.task)
-    picked = pick(found)
-    chosen = candidates[picked]
+        mended = compensated(module, made, solving, limit=limit)
+        contest.enter({form.rounded("compensated"): mended})
+    chosen, picked = contest.best, contest.found[contest.picked]
     entry = HistoryEntry(
         step="quantize",
         method="int8",
         config=config.model_dump(mode="json"),
         metrics={
-            "calibration_agreement": found[picked].agreement,
-            "calibration_sqnr_db": found[picked].output_sqnr_db,
+            "calibration_agreement": picked.agreement,
+            "calibration_sqnr_db": picked.output_sqnr_db,
         },
         seed=None,
         details={
@@ -140,43 +151,39 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
             "folded": [{"layer": pair.layer, "norm": pair.norm} for pair in folded],
             "reduced_range": reduced,
             "examples": total,
-            "picked": picked,
-            "candidates": {
-                name: {"agreement": f.agreement, "output_sqnr_db": f.output_sqnr_db}
-                for name, f in found.items()
-            },
+            "picked": contest.picked,
+            "candidates": forms.account() | contest.account(),
         },
     )
     return light.evolve(chosen, entry)
 
 
-@torch.no_grad()
-def quantize_layers(
-    folded: nn.Module,
-    selection: Selection,
-    ranges: dict[str, LayerRanges],
-    config: Int8Config,
-    *,
-    reduced: bool,
-) -> nn.Module:
-    """A copy of ``folded`` whose chosen layers are quantized."""
-    quantized = copy.deepcopy(folded)
-    limit = weight_limit(8, reduced=reduced)
-    for name in selection.chosen:
-        layer: Any = quantized.get_submodule(name)
-        scale = channel_scales(layer.weight, limit, clip=config.weight_clip)
-        step = AffineGrid.of_range(*ranges[name].inputs).scale
-        if layer.bias is not None:
-            scale = torch.maximum(scale, smallest_scale(layer.bias, step))
-        made = quantized_like(layer)
-        made.set_weight(round_weight(layer.weight, scale, limit), scale)
-        made.set_ranges(ranges[name].inputs, ranges[name].outputs)
-        quantized.set_submodule(name, made)
-    return quantized
+def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn.Module]:
+    """The form that the options ask for; where they leave it open, the one whose answers are closest.
+
+    One thing is tried after the other, each on top of what has won so far.
+    """
+    form = Form(dynamic=config.activations == "dynamic", smoothed=config.smoothing is True)
+    made = maker.make(form)
+    if not maker.over_tokens:
+        return form, made
+    open_choices = {
+        "dynamic": config.activations == "auto",
+        "smoothed": config.smoothing == "auto",
+    }
+    for change, wanted in open_choices.items():
+        if not wanted:
+            continue
+        other = replace(form, **{change: True})
+        contest.enter({form.name: made})
+        contest.enter({other.name: (changed := maker.make(other))})
+        if contest.picked == other.name:
+            form, made = other, changed
+    return form, made
 
 
 def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, config: Int8Config) -> list[str]:
-    """Store the embeddings of ``quantized`` in 8 bits, in place; their names. None is fine."""
+    """Store the embeddings of ``quantized`` in few bits, in place; their names. None is fine."""
     if not config.embeddings or not any(type(layer) is nn.Embedding for layer in folded.modules()):
         return []
     # Patterns in skip name layers of other kinds too, so they are matched here and not there.
@@ -185,26 +192,8 @@ def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, conf
     kept = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in config.skip)]
     for name in kept:
         table: Any = folded.get_submodule(name)
-        quantized.set_submodule(name, packed_embedding(table))
+        quantized.set_submodule(name, packed_embedding(table, bits=config.embedding_bits))
     return kept
-
-
-def smallest_scale(bias: torch.Tensor, input_step: float) -> torch.Tensor:
-    """Least weight scale, [out, 1], with which the bias fits a 32-bit accumulator with one bit to spare.
-
-    Only channels whose weights are nearly nothing beside their bias come near it.
-    """
-    return (bias.detach().double().abs() / (input_step * 2**30)).float().unsqueeze(1)
-
-
-def pick(found: dict[str, Fidelity]) -> str:
-    """The best candidate by agreement, then output SQNR; the first one where they tie."""
-    names = list(found)
-    best = names[0]
-    for name in names[1:]:
-        if found[name].better_than(found[best]):
-            best = name
-    return best
 
 
 METHOD = Method("int8", Int8Config, run, "post-training static 8-bit integers, per-channel weights")

@@ -16,7 +16,7 @@ from torch import nn
 from lwplugin.errors import MethodError
 from lwplugin.model.layers import register_layer
 from lwplugin.quantize.packing import pack, packed_bytes, unpack
-from lwplugin.quantize.scheme import AffineGrid
+from lwplugin.quantize.scheme import AffineGrid, dynamically_rounded
 from lwplugin.quantize.weights import dequantize
 
 Range = tuple[float, float]
@@ -75,6 +75,11 @@ class QuantLayer(nn.Module):
         """Weights and biases the layer holds, whatever their width; what a cost counts as its parameters."""
         return math.prod(self.weight_shape) + (0 if self.bias is None else self.bias.numel())
 
+    @property
+    def effective_weight(self) -> torch.Tensor:
+        """What the input as it comes is multiplied by: the dequantized weight."""
+        return self.weight
+
     def integers(self) -> torch.Tensor:
         """The integer weight, int8 in its usual shape."""
         return unpack(self.qweight, self.weight_bits, math.prod(self.weight_shape)).reshape(self.weight_shape)
@@ -129,7 +134,14 @@ class QuantLayer(nn.Module):
 
 
 class QuantLinear(QuantLayer):
-    """nn.Linear with integer weights."""
+    """nn.Linear with integer weights.
+
+    ``dynamic``: the input's grid is that of the values at hand, one for the whole tensor, instead of ``input_range``.
+    ``smoothed``: the input is multiplied by ``input_gain``, float32 [in], before it is rounded; ``input_range`` is
+    that of the product, and the stored weight is for it.
+    """
+
+    input_gain: torch.Tensor | None
 
     def __init__(
         self,
@@ -140,6 +152,8 @@ class QuantLinear(QuantLayer):
         weight_bits: int = 8,
         activation_bits: int | None = 8,
         group_size: int | None = None,
+        dynamic: bool = False,
+        smoothed: bool = False,
     ) -> None:
         super().__init__(
             (out_features, in_features),
@@ -150,10 +164,33 @@ class QuantLinear(QuantLayer):
         )
         self.in_features = in_features
         self.out_features = out_features
+        self.dynamic = dynamic
+        self.register_buffer("input_gain", torch.ones(in_features) if smoothed else None)
 
+    @property
+    def effective_weight(self) -> torch.Tensor:
+        """The dequantized weight for the input as it comes."""
+        return self.weight if self.input_gain is None else self.weight * self.input_gain
+
+    def rounded_input(self, x: torch.Tensor) -> torch.Tensor:
+        """``x``, times the gain, on the input grid."""
+        if self.input_gain is not None:
+            x = x * self.input_gain
+        if not self.dynamic or self.activation_bits is None:
+            return super().rounded_input(x)
+        return dynamically_rounded(x, self.activation_bits)
+
+    def quantization_args(self) -> dict[str, Any]:
+        """With ``dynamic`` and ``smoothed``, where they are on."""
+        on = {"dynamic": self.dynamic, "smoothed": self.input_gain is not None}
+        return {**super().quantization_args(), **{name: True for name, value in on.items() if value}}
+
+    @torch.no_grad()
     def to_float(self) -> nn.Linear:
         """nn.Linear with the dequantized weight."""
-        return filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
+        made = filled(nn.Linear(self.in_features, self.out_features, self.bias is not None), self)
+        made.weight.copy_(self.effective_weight)
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[…, in] → […, out]."""
@@ -265,9 +302,17 @@ QUANTIZABLE: dict[type[nn.Module], type[QuantLayer]] = {
 
 
 def quantized_like(
-    layer: nn.Module, *, weight_bits: int = 8, activation_bits: int | None = 8, group_size: int | None = None
+    layer: nn.Module,
+    *,
+    weight_bits: int = 8,
+    activation_bits: int | None = 8,
+    group_size: int | None = None,
+    smoothed: bool = False,
 ) -> QuantLayer:
-    """An empty quantized layer of the same shape, its bias copied; exactly the types in ``QUANTIZABLE``."""
+    """An empty quantized layer of the same shape, its bias copied; exactly the types in ``QUANTIZABLE``.
+
+    ``smoothed`` counts for linear layers only.
+    """
     widths: dict[str, Any] = {
         "weight_bits": weight_bits,
         "activation_bits": activation_bits,
@@ -275,7 +320,9 @@ def quantized_like(
     }
     made: QuantLayer
     if type(layer) is nn.Linear:
-        made = QuantLinear(layer.in_features, layer.out_features, layer.bias is not None, **widths)
+        made = QuantLinear(
+            layer.in_features, layer.out_features, layer.bias is not None, **widths, smoothed=smoothed
+        )
     elif type(layer) in QUANTIZABLE and isinstance(layer, nn.Conv1d | nn.Conv2d):
         made = QUANTIZABLE[type(layer)](**conv_args(layer), bias=layer.bias is not None, **widths)
     else:

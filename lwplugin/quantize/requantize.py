@@ -52,6 +52,9 @@ def _solve(
     layer: QuantLayer, reference: nn.Module, x: Tensor, response: Response, limit: int, ridge: float
 ) -> None:
     weight = weight_rows(reference)
+    gain = getattr(layer, "input_gain", None)
+    if gain is not None:
+        weight = weight / gain
     groups, outputs, width = weight.shape
     moments = Moments.zeros(groups, width, outputs)
     moments.add(inputs_of(reference, x, response.rows), response.values)

@@ -49,6 +49,16 @@ class AffineGrid:
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.low, self.high)
 
 
+def dynamically_rounded(x: torch.Tensor, bits: int = 8) -> torch.Tensor:
+    """``x`` rounded to the grid of its own range, one for the whole tensor: ONNX's DynamicQuantizeLinear."""
+    levels = 2**bits - 1
+    lo, hi = (bound.float() for bound in torch.aminmax(x.detach()))
+    lo, hi = lo.clamp_max(0), hi.clamp_min(0)
+    scale = ((hi - lo) / levels).clamp_min(1e-12)
+    zero = (-lo / scale).round().clamp(0, levels)
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero.to(torch.int32), 0, levels)
+
+
 def weight_limit(bits: int, *, reduced: bool = False) -> int:
     """Largest magnitude of a symmetric integer weight: 127 for 8 bits, 64 where 8-bit kernels saturate."""
     if not 2 <= bits <= 8:

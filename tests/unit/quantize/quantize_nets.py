@@ -60,3 +60,29 @@ def trained(width: int = 16, epochs: int = 25) -> ResidualNet:
 def untrained() -> ResidualNet:
     """For origins: the same structure, other weights."""
     return ResidualNet().eval()
+
+
+class Tokens(nn.Module):
+    """Two layers over tokens behind an embedding; some channels of the first one's input are thirty times larger."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, width)
+        self.norm = nn.LayerNorm(width)
+        self.query, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.out = nn.Linear(width, 8)
+        with torch.no_grad():
+            self.norm.weight[:3] *= 30
+            self.query.weight[:, :3] /= 30
+            self.value.weight[:, :3] /= 30
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.table(tokens))
+        return self.out((self.query(x).sigmoid() * self.value(x)).mean(1))
+
+
+def tokens() -> tuple[Tokens, Data]:
+    """The net and random token sequences, int64 [n, 12]."""
+    torch.manual_seed(0)
+    x = torch.randint(50, (128, 12)).numpy()
+    return Tokens().eval(), from_arrays(calibration=(x, None), test=(x[:32], None), duplicates="ignore")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from quantize_nets import tokens
+from torch import nn
+
+from lwplugin.model.bundle import light, load
+from lwplugin.model.origin import FactoryOrigin
+from lwplugin.quantize import QuantLinear, quantize
+from lwplugin.quantize.scheme import dynamically_rounded
+from lwplugin.quantize.smoothing import best_gain, smoothing_gains
+
+
+def test_layers_over_tokens_get_the_form_that_calibration_prefers() -> None:
+    net, data = tokens()
+    details = quantize(net, data, rounding="nearest", bias_correction=False).history[-1].details
+    rows = details["candidates"]
+    assert {"plain", "dynamic"} < set(rows)
+    assert "smoothed" in details["picked"]
+    best = max(rows.values(), key=lambda row: row["output_sqnr_db"])
+    assert best["output_sqnr_db"] > rows["plain"]["output_sqnr_db"] + 3
+    assert rows[details["picked"]]["agreement"] >= best["agreement"] - 0.005
+
+
+@pytest.mark.parametrize(("activations", "smoothing"), [("dynamic", False), ("static", True)])
+def test_the_form_can_be_told_exactly(activations: str, smoothing: bool) -> None:
+    net, data = tokens()
+    made = quantize(net, data, activations=activations, smoothing=smoothing, rounding="nearest")
+    layers = [layer for layer in made.module.modules() if isinstance(layer, QuantLinear)]
+    assert {layer.dynamic for layer in layers} == {activations == "dynamic"}
+    assert (made.module.query.input_gain is not None) is smoothing
+
+
+def test_layers_that_read_one_tensor_share_their_gains() -> None:
+    net, data = tokens()
+    inputs = next(data.need("calibration").batches(64)).inputs
+    gains = smoothing_gains(net, inputs, ["query", "value", "out"], limit=64)
+    assert torch.equal(gains["query"], gains["value"])
+    # The large channels shrink.
+    assert float(gains["query"][:3].max()) < float(gains["query"][3:].min())
+
+
+def test_no_gain_is_given_where_none_helps() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randint(0, 2, (64, 16)) * 255.0, torch.randint(-64, 65, (8, 16)).float()
+    weight[:, 0] = 64.0
+    assert best_gain(x, x.abs().amax(0), weight, 64) is None
+
+
+def test_dynamic_rounding_follows_the_values_at_hand() -> None:
+    x = torch.linspace(-1, 2, 1000)
+    assert float((dynamically_rounded(x) - x).abs().max()) <= 3 / 255 / 2 + 1e-6
+    assert float((dynamically_rounded(100 * x) - 100 * x).abs().max()) <= 300 / 255 / 2 + 1e-4
+    assert torch.equal(dynamically_rounded(torch.zeros(5)), torch.zeros(5))
+
+
+def test_a_smoothed_layer_stands_for_the_float_weight_it_came_from() -> None:
+    net, data = tokens()
+    layer = quantize(net, data, smoothing=True, rounding="nearest", reduce_range=False).module.query
+    assert float((layer.to_float().weight - net.query.weight.detach()).abs().max()) < 0.02
+    assert torch.equal(layer.to_float().weight, layer.effective_weight)
+
+
+def test_a_bundle_keeps_the_form(tmp_path: Path) -> None:
+    net, data = tokens()
+    made = quantize(
+        light(net, FactoryOrigin(path="quantize_nets:Tokens")), data, activations="dynamic", smoothing=True
+    )
+    made.save(tmp_path / "bundle")
+    again = load(tmp_path / "bundle").module
+    x = torch.randint(50, (5, 12))
+    with torch.no_grad():
+        assert torch.equal(again(x), made.module(x))
+
+
+def test_the_argument_keeps_its_float_layers() -> None:
+    net, data = tokens()
+    quantize(net, data)
+    assert type(net.query) is nn.Linear
