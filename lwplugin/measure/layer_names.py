@@ -14,8 +14,8 @@ _FOLLOWS = {
     *("Convert", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
 }
 _WEIGHT = re.compile(r"^(?P<layer>.+?)\.(weight|in_proj_weight|codes|packed)")
-_TAIL = re.compile(
-    r"(_kernel_time|_token_\d+|_nchwc|/WithoutBiases|/DequantizationMultiply|/fq_input_\d+|_fused\w*)$"
+_DECORATION = re.compile(
+    r"^fused |(_kernel_time|_token_\d+|_nchwc|/WithoutBiases|/DequantizationMultiply|/fq_input_\d+|_fused\w*)$"
 )
 
 
@@ -46,7 +46,7 @@ def layer_of(kernel: str, layers: Mapping[str, str]) -> str | None:
     """The layer of a kernel that the runtime named after the node or tensor it came from."""
     name = kernel
     while name not in layers:
-        shorter = _TAIL.sub("", name)
+        shorter = _DECORATION.sub("", name)
         if shorter == name:
             return None
         name = shorter

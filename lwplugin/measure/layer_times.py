@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _LAYOUT = re.compile(r"^(Reorder\w*|Transpose|Reshape|Flatten|Squeeze|Unsqueeze)$")
-_INTEGER = re.compile(r"^(QLinear|Q(?=[A-Z]))")
+_VARIANT = re.compile(r"^(QLinear|Fused|Q(?=[A-Z]))")
 
 
 @dataclass
@@ -45,4 +45,4 @@ def layer_times(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
 
 
 def _group(kind: str) -> str:
-    return "(layout)" if _LAYOUT.match(kind) else f"({_INTEGER.sub('', kind)})"
+    return "(layout)" if _LAYOUT.match(kind) else f"({_VARIANT.sub('', kind)})"

@@ -105,7 +105,7 @@ def test_kernels_are_traced_to_layers_by_the_names_of_weights() -> None:
     assert layer_of("r_nchwc", layers) == "conv1"
     assert layer_of("node_conv_token_12", layers) == "conv1"
     assert layer_of("node_conv/WithoutBiases/DequantizationMultiply", layers) == "conv1"
-    assert layer_of("node_bias", layers) == "conv1"
+    assert layer_of("fused node_bias", layers) == "conv1"
     assert layer_of("node_add", layers) is None
     assert layer_of("node_matmul", layers) is None
     assert layer_of("ReorderOutput_token_3", layers) is None
