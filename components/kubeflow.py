@@ -119,6 +119,7 @@ def distill(
     task: dict = {"name": "classification"},  # noqa: B006
     method: str = "",
     options: dict = {},  # noqa: B006
+    tracking_uri: str = "",
 ) -> None:
     """Train a student towards a teacher's answers.
 
@@ -129,6 +130,7 @@ def distill(
         task: A recipe's task.
         method: One of `lwplugin methods distill`; default: the family's own.
         options: The method's options.
+        tracking_uri: MLflow, for teachers named models:/…; default: the pod's MLFLOW_TRACKING_URI.
 
     Returns:
         light: The lighter bundle.
@@ -136,7 +138,7 @@ def distill(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config = {"method": method, "options": options, "data": data, "task": task}
+    config = {"method": method, "options": options, "data": data, "task": task, "tracking_uri": tracking_uri}
     run_task("distill", config, {"bundle": bundle, "teacher": teacher}, light, metrics)
 
 

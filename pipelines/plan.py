@@ -76,7 +76,7 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
         "task": recipe.task.model_dump(mode="json"),
     }
     steps = [PlannedStep("pull", "pull", {"version": version, "tracking_uri": tracking_uri}, inputs={})]
-    steps += _compress(recipe, shared)
+    steps += _compress(recipe, shared, tracking_uri)
     light = steps[-1].id
     digest = recipe.digest
     for kind in dict.fromkeys(target.format for target in recipe.targets):
@@ -93,7 +93,7 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     return Plan(digest, parent, tracking_uri, tuple(target.name for target in recipe.targets), tuple(steps))
 
 
-def _compress(recipe: Recipe, shared: dict[str, Any]) -> list[PlannedStep]:
+def _compress(recipe: Recipe, shared: dict[str, Any], tracking_uri: str | None) -> list[PlannedStep]:
     steps: list[PlannedStep] = []
     before = "pull"
     for line in recipe.compress:
@@ -102,7 +102,8 @@ def _compress(recipe: Recipe, shared: dict[str, Any]) -> list[PlannedStep]:
         step = PlannedStep(
             id=line.family if times == 1 else f"{line.family}-{times}",
             step=line.family,
-            config={"method": complete.method, "options": complete.options, **shared},
+            config={"method": complete.method, "options": complete.options, **shared}
+            | ({"tracking_uri": tracking_uri} if line.family in _TEACHER else {}),
             inputs={"bundle": before, **_TEACHER.get(line.family, {})},
         )
         steps.append(step)

@@ -22,6 +22,8 @@ class Reader(ABC):
     """Random access to rows. A reader that streams says in ``order`` which shuffles it can serve well."""
 
     in_memory: bool = False
+    repeatable: bool = True
+    """Whether a row read again is the same."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -113,6 +115,7 @@ class DatasetReader(Reader):
     In a dict example the keys ``label``, ``labels`` or ``target`` are the target, the rest are inputs.
     """
 
+    repeatable = False  # it may draw another crop each time
     _target_keys = ("label", "labels", "target")
 
     def __init__(self, dataset: Any) -> None:

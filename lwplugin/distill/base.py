@@ -6,7 +6,7 @@ A method only says what the loss is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,12 @@ class Lesson:
         self.student.eval()
         return result
 
+    def aside(self, label: str, **changed: Any) -> Lesson:
+        """Another lesson beside this one, with a checkpoint of its own."""
+        name = label.replace(" ", "-")
+        place = self.checkpoint and self.checkpoint.with_name(f"{self.checkpoint.name}-{name}")
+        return replace(self, checkpoint=place, label=f"{self.label}, {label}", **changed)
+
     @property
     def batches(self) -> int:
         """About how many batches the whole training has."""
@@ -112,9 +118,10 @@ class Method:
         config: Any,
         progress: Progress,
         checkpoint: Path | None = None,
+        paired: Data | None = None,
     ) -> LightModel:
         """Teach a copy of the student, check it, write it down; a new light model."""
-        return run(self, model, data, teacher, config, progress, checkpoint)
+        return run(self, model, data, teacher, config, progress, checkpoint, paired)
 
 
 def run(
@@ -125,21 +132,23 @@ def run(
     config: DistillConfig,
     progress: Progress,
     checkpoint: Path | None,
+    paired: Data | None,
 ) -> LightModel:
     """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry, copy_module
 
     master = copy_module(teacher)
     if config.student is not None:
-        model = new_student(model, config.student, data, master, seed=config.seed)
+        model = new_student(model, config.student, data, master, paired or data, seed=config.seed)
     student = model.copy_module().eval()
-    _same_answers(student, master, data)
+    _same_answers(student, master, data, paired or data)
     before = _weights(student)
-    guide = Teacher([master], data, chosen_device(config.device))
+    folder = checkpoint.parent if checkpoint else None
+    guide = Teacher(master, data, chosen_device(config.device), paired=paired, folder=folder)
     lesson = Lesson(student, guide, data, config, progress, checkpoint, f"train by {method.name}")
     result, details = method.teach(lesson)
     way_out = "train for longer or with another lr, or lower collapse"
-    agreement = check_agreement(master, student, data, config.collapse, "Distillation", way_out)
+    agreement = check_agreement(master, student, data, config.collapse, "Distillation", way_out, paired)
     entry = HistoryEntry(
         step="distill",
         method=method.name,
@@ -167,10 +176,10 @@ def need_classes(lesson: Lesson, method: str) -> None:
         )
 
 
-def _same_answers(student: nn.Module, teacher: nn.Module, data: Data) -> None:
-    inputs, task = data.example(2), data.task
+def _same_answers(student: nn.Module, teacher: nn.Module, data: Data, seen: Data) -> None:
+    task, pairs = data.task, ((student, data), (teacher, seen))
     with torch.no_grad():
-        given, wanted = (task.outputs(call(module.eval(), inputs)) for module in (student, teacher))
+        given, wanted = (task.outputs(call(module.eval(), one.example(2))) for module, one in pairs)
     if given.shape != wanted.shape:
         raise MethodError(
             "Student and teacher answer in different shapes",

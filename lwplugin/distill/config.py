@@ -18,6 +18,12 @@ class DistillConfig(TrainConfig):
         le=1,
         description="Share of the teacher in the loss, labels get the rest; 1 without labels.",
     )
+    teachers: tuple[str, ...] = Field(
+        ("parent",),
+        min_length=1,
+        description="Who teaches: `parent`, a registered version (`models:/name@alias`), an .onnx file, a bundle's "
+        "directory. Several are averaged, classes as probabilities.",
+    )
     student: Student | None = Field(
         None,
         description="Model to teach in place of the given one: a family's name, `{family: mobilenet_v2, "

@@ -14,7 +14,7 @@ from lwplugin.data.batch import Batch, call
 from lwplugin.distill.base import Lesson, Method
 from lwplugin.distill.config import SoftConfig
 from lwplugin.distill.guided import Guided
-from lwplugin.distill.matching import Shapes, chosen, features, match
+from lwplugin.distill.matching import Shapes, chosen, ends, features, match, resolution
 from lwplugin.distill.soft import answers_loss
 from lwplugin.errors import MethodError
 from lwplugin.model.watching import main_output, watching
@@ -42,20 +42,27 @@ def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
 
     Raises MethodError where no layers match.
     """
+    return follow(lesson)
+
+
+def follow(lesson: Lesson, *, anywhere: bool = False) -> tuple[TrainResult, dict[str, Any]]:
+    """The one way layers are followed; ``anywhere`` pairs layers of different resolutions by their means."""
     config, teacher = lesson.config, lesson.teacher.module
-    inputs = lesson.data.example(2)
-    mine = features(lesson.student, inputs)
-    theirs = features(teacher.cpu(), inputs)
-    teacher.to(lesson.teacher.device)
-    pairs = chosen(config.pairs, mine, theirs) if config.pairs else match(mine, theirs)
-    if not pairs:
+    mine = features(lesson.student, lesson.data.example(2))
+    theirs = features(teacher, lesson.teacher.seen.example(2))
+    if config.pairs:
+        pairs = chosen(config.pairs, mine, theirs, anywhere=anywhere)
+    else:
+        pairs = match(mine, theirs) or (ends(mine, theirs) if anywhere else {})
+    if not pairs and not anywhere:
         raise MethodError(
             "No layers of student and teacher match",
             got=f"the student's {list(mine)[:5]}, the teacher's {list(theirs)[:5]}",
             do="name them with pairs: {student's layer: teacher's layer}, or use method 'soft'",
         )
-    guided = Guided(lesson.student, _projections(pairs, mine, theirs, config))
-    measure = _attention if config.kind == "attention" else _hint
+    pooled = {name: resolution(mine[name]) != resolution(theirs[of]) for name, of in pairs.items()}
+    guided = Guided(lesson.student, _projections(pairs, pooled, mine, theirs, config))
+    measure = _attention if config.kind == "attention" and not any(pooled.values()) else _hint
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         given: dict[str, Tensor] = {}
@@ -65,12 +72,18 @@ def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
             watched.enter_context(watching(teacher, set(pairs.values()), _into(wanted)))
             outputs = lesson.outputs(module, batch)
             with torch.no_grad():
-                answers = lesson.data.task.outputs(call(teacher, batch.inputs)).float()
-        apart = [
-            measure(guided.adapted(name, given[name]).float(), wanted[of].float())
-            for name, of in pairs.items()
-        ]
-        return answers_loss(lesson, outputs, batch, answers) + config.weight * torch.stack(apart).mean()
+                seen = lesson.teacher.inputs(batch, of_training=lesson.student.training)
+                answers = lesson.data.task.outputs(call(teacher, seen)).float().to(outputs.device)
+        followed = answers_loss(lesson, outputs, batch, answers)
+        if not pairs:
+            return followed
+        apart = []
+        for name, of in pairs.items():
+            one, other = given[name], wanted[of]
+            if pooled[name]:
+                one, other = means(one), means(other)
+            apart.append(measure(guided.adapted(name, one).float(), other.float()))
+        return followed + config.weight * torch.stack(apart).mean()
 
     return lesson.learn(loss, around=guided), {"pairs": pairs}
 
@@ -95,17 +108,22 @@ def _hint(given: Tensor, wanted: Tensor) -> Tensor:
     return (given - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
 
 
+def means(values: Tensor) -> Tensor:
+    """[n, c, h, w] or [n, tokens, c] → [n, c], the mean over all positions."""
+    return values.flatten(2).mean(2) if values.ndim == 4 else values.mean(1)
+
+
 def _projections(
-    pairs: dict[str, str], mine: Shapes, theirs: Shapes, config: FeatureConfig
+    pairs: dict[str, str], pooled: dict[str, bool], mine: Shapes, theirs: Shapes, config: FeatureConfig
 ) -> dict[str, nn.Module]:
     """A linear map of the channels for every pair of different widths; none for attention maps."""
-    if config.kind == "attention":
+    if config.kind == "attention" and not any(pooled.values()):
         return {}
     made: dict[str, nn.Module] = {}
     with own_randomness(config.seed, torch.device("cpu")):
         for name, of in pairs.items():
-            maps = len(mine[name]) == 4
-            width, wide = (shapes[1 if maps else 2] for shapes in (mine[name], theirs[of]))
+            maps = len(mine[name]) == 4 and not pooled[name]
+            width, wide = (shape[1 if len(shape) == 4 else 2] for shape in (mine[name], theirs[of]))
             if width != wide:
                 made[name] = nn.Conv2d(width, wide, 1) if maps else nn.Linear(width, wide)
     return made

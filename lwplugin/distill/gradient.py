@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lwplugin.data.batch import Batch, call, map_inputs, tensors
 from lwplugin.distill.base import Lesson, Method
 from lwplugin.distill.config import SoftConfig
+from lwplugin.distill.onnx_teacher import OnnxTeacher
 from lwplugin.distill.soft import answers_loss
 from lwplugin.errors import MethodError
 from lwplugin.training.result import TrainResult
@@ -37,6 +38,12 @@ def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
             "The method 'gradient' needs inputs that have a derivative",
             got=", ".join(f"{n}: {t.dtype}" for n, t in tensors(lesson.data.example(1)).items()),
             do="use method 'soft' or 'feature' for models of token ids",
+        )
+    if any(isinstance(part, OnnxTeacher) for part in lesson.teacher.module.modules()):
+        raise MethodError(
+            "An ONNX file gives answers and no gradients",
+            got="method 'gradient'",
+            do="use method 'soft', 'hard' or 'dynamic' with it",
         )
     lesson.keep_answers()
 

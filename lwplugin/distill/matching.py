@@ -60,8 +60,16 @@ def match(student: Shapes, teacher: Shapes) -> dict[str, str]:
     return pairs
 
 
-def chosen(pairs: Mapping[str, str], student: Shapes, teacher: Shapes) -> dict[str, str]:
-    """The user's own pairs. Raises MethodError for a layer that is not there or of another resolution."""
+def ends(student: Shapes, teacher: Shapes) -> dict[str, str]:
+    """The last map or sequence of each: what both know best, whatever they see. Empty where one has none."""
+    return {list(student)[-1]: list(teacher)[-1]} if student and teacher else {}
+
+
+def chosen(
+    pairs: Mapping[str, str], student: Shapes, teacher: Shapes, *, anywhere: bool = False
+) -> dict[str, str]:
+    """The user's own pairs. Raises MethodError for a layer that is not there or, unless ``anywhere`` will do,
+    of another resolution."""
     for mine, theirs in pairs.items():
         for side, name, known in (("student", mine, student), ("teacher", theirs, teacher)):
             if name not in known:
@@ -70,9 +78,8 @@ def chosen(pairs: Mapping[str, str], student: Shapes, teacher: Shapes) -> dict[s
                     got=repr(name),
                     do=did_you_mean(name, known),
                 )
-        if resolution(student[mine]) != resolution(teacher[theirs]) or len(student[mine]) != len(
-            teacher[theirs]
-        ):
+        one, other = student[mine], teacher[theirs]
+        if not anywhere and (resolution(one) != resolution(other) or len(one) != len(other)):
             raise MethodError(
                 f"Layers '{mine}' and '{theirs}' see different resolutions",
                 got=f"{list(student[mine])} and {list(teacher[theirs])}",

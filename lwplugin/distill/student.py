@@ -79,11 +79,18 @@ Student: TypeAlias = Annotated[_Variant, BeforeValidator(_named, json_schema_inp
 
 
 def new_student(
-    model: LightModel, asked: OwnStudent | StudentOptions, data: Data, teacher: nn.Module, *, seed: int
+    model: LightModel,
+    asked: OwnStudent | StudentOptions,
+    data: Data,
+    teacher: nn.Module,
+    seen: Data,
+    *,
+    seed: int,
 ) -> LightModel:
     """The student with fresh weights drawn by the seed, and the source, task and history of ``model``.
 
-    A family's options that were left out come from the data and the teacher; a budget decides the width.
+    A family's options that were left out come from the data and the teacher, who sees them as ``seen``; a budget
+    decides the width.
 
     Raises ModelError where the student cannot be built, takes other inputs, or none is that small.
     """
@@ -93,7 +100,7 @@ def new_student(
     if isinstance(asked, OwnStudent):
         origin = FactoryOrigin(asked.module, asked.args)
     else:
-        origin = FactoryOrigin(BUILD, options_of(_decided(asked, data, teacher)))
+        origin = FactoryOrigin(BUILD, options_of(_decided(asked, data, teacher, seen)))
     with own_randomness(seed, torch.device("cpu")):
         made = light(origin.build(), origin)
     made.module.to(device_of(model.module))
@@ -102,14 +109,14 @@ def new_student(
     )
 
 
-def _decided(asked: StudentOptions, data: Data, teacher: nn.Module) -> StudentOptions:
+def _decided(asked: StudentOptions, data: Data, teacher: nn.Module, seen: Data) -> StudentOptions:
     inputs = data.example(2)
     with torch.no_grad():
-        answers = data.task.outputs(call(teacher.eval(), inputs))
+        answers = data.task.outputs(call(teacher.eval(), seen.example(2)))
     options = asked.suited(inputs, answers, teacher)
     if options.budget is None:
         return options.model_copy(update={"width": options.width or 1.0})
-    return fitted(FAMILIES[options.family], options, inputs, limits(options, _cost(teacher, inputs)))
+    return fitted(FAMILIES[options.family], options, inputs, limits(options, _cost(teacher, seen.example())))
 
 
 def _cost(teacher: nn.Module, inputs: Any) -> Cost | None:

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from lwplugin.data import Data
 
 
-def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | None:
+def agreement_with(
+    parent: nn.Module, module: nn.Module, data: Data, seen: Data | None = None
+) -> float | None:
     """Share of calibration examples that both answer alike; None where there are none.
+
+    ``seen`` holds the same examples as the parent takes them, where that is another way.
 
     Raises MethodError for outputs that are not finite.
     """
@@ -28,7 +32,8 @@ def agreement_with(parent: nn.Module, module: nn.Module, data: Data) -> float | 
         raise MethodError(
             "The compressed model's outputs are not finite", do="keep more of it, or lower the learning rate"
         )
-    old = predict(parent, split, data.task)
+    theirs = (seen or data).need("calibration").head(len(split))
+    old = predict(parent, theirs, data.task)
     return float(data.task.agreement(new, old).mean())
 
 
@@ -39,13 +44,14 @@ def check_agreement(
     least: float,
     what: str,
     do: str = "keep more (a larger macs or params fraction), fine-tune for longer, or lower collapse",
+    seen: Data | None = None,
 ) -> dict[str, float]:
     """The agreement as a metric; none without calibration examples. ``what`` begins the error's sentence.
 
     Raises:
         MethodError: a model that no longer answers as its parent does, or not in finite numbers.
     """
-    agreement = agreement_with(parent, module, data)
+    agreement = agreement_with(parent, module, data, seen)
     if agreement is None:
         return {}
     if agreement < least:

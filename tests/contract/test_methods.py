@@ -75,6 +75,7 @@ ROWS = [
     Row("distill", "dynamic", {"epochs": 2}),
     Row("distill", "gradient", {"epochs": 2}),
     Row("distill", "bootstrap", {"epochs": 1}),
+    Row("distill", "cross_modal", {"epochs": 2}),
     Row("quantize", "int8", typo="calibratr"),
     Row("quantize", "half", typo="dtyp"),
     Row("quantize", "binary", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
@@ -119,6 +120,8 @@ def model(row: Row) -> LightModel:
 
 def run(row: Row, model: LightModel | nn.Module, data: Data, **more: Any) -> LightModel:
     teacher = {"teacher": model} if row.family == "distill" else {}
+    if row.method == "cross_modal":
+        teacher["paired"] = data  # type: ignore[assignment]
     light: LightModel = getattr(lwplugin, row.family)(
         model, data, method=row.method, **{**row.options, **teacher, **more}
     )

@@ -13,7 +13,7 @@ from torch import nn
 
 import lwplugin
 from lwplugin.data import Data, evaluate, from_arrays
-from lwplugin.distill.teacher import Teacher
+from lwplugin.distill.teacher import Teacher, as_one
 from lwplugin.errors import MethodError, ModelError, RecipeError
 from lwplugin.training.collapse import agreement_with
 
@@ -42,7 +42,7 @@ def test_a_student_learns_without_a_single_label(method: str, data: Data, teache
 
 
 def test_kept_answers_are_the_answers(data: Data, teacher: nn.Module) -> None:
-    guide = Teacher([copied := copy.deepcopy(teacher)], data, torch.device("cpu"))
+    guide = Teacher(copied := copy.deepcopy(teacher), data, torch.device("cpu"))
     batch = next(data.need("train").batches(32, seed=3))
     fresh = guide(batch, of_training=True)
     guide.keep_answers(10**6, lambda *_: None)
@@ -63,7 +63,7 @@ def test_several_teachers_are_averaged_as_probabilities(data: Data) -> None:
     batch = next(data.need("train").batches(8))
     with torch.no_grad():
         expected = (two[0](batch.inputs).softmax(-1) + two[1](batch.inputs).softmax(-1)) / 2
-    found = Teacher(two, data, torch.device("cpu"))(batch, of_training=True)
+    found = Teacher(as_one(two, data), data, torch.device("cpu"))(batch, of_training=True)
     torch.testing.assert_close(found.softmax(-1), expected)
 
 
