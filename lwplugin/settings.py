@@ -57,6 +57,14 @@ class Settings:
             _flag, "0: never unpickle a model from a registry; only factory and safetensors origins load"
         ),
     )
+    trusted_keys: Path | None = field(
+        default=None,
+        metadata=_read(
+            Path,
+            "PEM file (or directory of them) with public keys: only models that one of them signed are compressed "
+            "or promoted; unset: no signature is asked for",
+        ),
+    )
     max_model_bytes: int = field(
         default=20 * 2**30,
         metadata=_read(_bytes, "largest model directory that is read from a registry, e.g. 20GiB"),

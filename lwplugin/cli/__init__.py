@@ -28,6 +28,8 @@ COMMANDS = {
     "promote": ("registry", "Move an alias to a version, keeping the one before for rollback."),
     "rollback": ("registry", "Move an alias back to the version before."),
     "decisions": ("registry", "Show or export who moved which alias, and why."),
+    "sign": ("signing", "Sign a registered version."),
+    "verify": ("signing", "Verify a registered version's signature."),
     "check": ("check", "Hold registered versions to a policy of budgets and margins."),
     "serve": ("serve", "Receive registry events and start the recipes that rules name."),
     "report": ("report", "Say where the reports of a recipe lie, or open one."),

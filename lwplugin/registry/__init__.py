@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lwplugin.registry.listing import look_up as look_up
     from lwplugin.registry.registration import Registration as Registration
     from lwplugin.registry.registration import register as register
+    from lwplugin.registry.signed import sign_version as sign_version
+    from lwplugin.registry.signed import verify_version as verify_version
     from lwplugin.registry.versions import Resolved as Resolved
     from lwplugin.registry.versions import resolve as resolve
 
@@ -46,6 +48,8 @@ _HOME = {
     "register": "registration",
     "resolve": "versions",
     "rollback": "aliases",
+    "sign_version": "signed",
+    "verify_version": "signed",
 }
 __all__ = sorted(_HOME)
 

@@ -20,6 +20,7 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password of the tracking address
 }
 _LOGGERS = ("mlflow", "alembic")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")

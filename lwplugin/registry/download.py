@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 from lwplugin.artifact import digest_directory, list_files
 from lwplugin.errors import RegistryError
 from lwplugin.progress import Progress, silent
-from lwplugin.registry import mlmodel
+from lwplugin.registry import mlmodel, signing
 from lwplugin.registry.connect import connected
 from lwplugin.registry.versions import Resolved
 from lwplugin.settings import settings
@@ -45,7 +45,8 @@ def pull(
     `expect_digest` refuses a version whose content has changed since.
 
     Raises RegistryError for a version that is too large (LWPLUGIN_MAX_MODEL_BYTES), is a pt2 graph, or has a
-    flavor that cannot be compressed; StoreError for one that holds links.
+    flavor that cannot be compressed, and for one that LWPLUGIN_TRUSTED_KEYS asks a signature of and that has no
+    good one; StoreError for one that holds links.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=destination.parent) as scratch:
@@ -75,7 +76,27 @@ def download(
     registry_uri: str | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """The MLflow model directory as uploaded, within the size limit, without links; errors as `pull`."""
+    """The MLflow model directory as uploaded, within the size limit, without links; errors as `pull`.
+
+    Where LWPLUGIN_TRUSTED_KEYS is set, signed by one of them. The signature itself is not kept: a version that is
+    signed later keeps its digest.
+    """
+    fetch(resolved, destination, tracking_uri=tracking_uri, registry_uri=registry_uri, progress=progress)
+    if settings().trusted_keys is not None:
+        signing.verify(destination, about=resolved.uri)
+    (destination / signing.SIGNATURE).unlink(missing_ok=True)
+    return destination
+
+
+def fetch(
+    resolved: Resolved,
+    destination: Path,
+    *,
+    tracking_uri: str | None = None,
+    registry_uri: str | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """As :func:`download`, whoever signed it, and with its signature where there is one."""
     limit = settings().max_model_bytes
     destination.mkdir(parents=True)
     with connected(tracking_uri, registry_uri) as client:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from lwplugin.errors import GateError, RegistryError
 from lwplugin.registry import lineage
+from lwplugin.registry.download import download
 from lwplugin.registry.seal import sealed_verdict
 from lwplugin.registry.versions import Resolved
+from lwplugin.settings import settings
 
 if TYPE_CHECKING:
     from lwplugin.gate.verdict import Verdict
@@ -22,9 +24,13 @@ def proven(version: Resolved, *, override: str | None) -> Verdict | None:
     """The version's verdict, sealed, about the file it serves, and a pass; tags alone are not believed.
 
     ``override``, a reason, lets a version through that has no verdict (None is answered) or no passing one.
-    Raises RegistryError or GateError where it does not, and always where a verdict was tampered with. Runs
+    Raises RegistryError or GateError where it does not, and always where a verdict was tampered with or
+    LWPLUGIN_TRUSTED_KEYS asks for a signature that is not there. Runs
     inside a connection.
     """
+    if settings().trusted_keys is not None:
+        with tempfile.TemporaryDirectory(prefix="lwplugin-proof-") as folder:
+            download(version, Path(folder, "model"))
     if lineage.DIGEST not in version.tags:
         if override is not None and override.strip():
             return None
@@ -48,7 +54,6 @@ def _stored(version: Resolved, folder: Path) -> tuple[dict[str, object], str]:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     from lwplugin.export.base import load_exported
-    from lwplugin.settings import settings
 
     repository = get_artifact_repository(version.uri)
     sizes = {entry.path: int(entry.file_size or 0) for entry in repository.list_artifacts("export")}

@@ -118,7 +118,7 @@ def register(
                     client,
                     content,
                     experiment=experiment,
-                    run_name=f"{registered_name} for {target}",
+                    name=registered_name,
                     model_name=re.sub(r"[^\w-]", "-", target),
                     tags=tags,
                     params={

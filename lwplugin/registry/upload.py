@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.registry import flavor, lineage
+from lwplugin.registry import flavor, lineage, mlmodel, signing
+from lwplugin.registry.bom import FILE_NAME, bill_of_materials
 from lwplugin.registry.conform import check_served, signature_from_file, stand_in, takes_text
 from lwplugin.registry.versions import Resolved
 
@@ -63,7 +66,7 @@ def upload(
     content: Upload,
     *,
     experiment: str,
-    run_name: str,
+    name: str,
     model_name: str,
     tags: Mapping[str, str],
     params: Mapping[str, str],
@@ -82,7 +85,9 @@ def upload(
         model = _save(content, directory)
         experiment_id = experiment_named(client, experiment)
         run = client.create_run(
-            experiment_id, run_name=run_name, tags={**tags, "mlflow.source.name": "lwplugin"}
+            experiment_id,
+            run_name=f"{name} for {tags[lineage.TARGET]}",
+            tags={**tags, "mlflow.source.name": "lwplugin"},
         )
         run_id = run.info.run_id
         try:
@@ -104,10 +109,27 @@ def upload(
             )
             if content.report is not None:
                 client.log_artifacts(run_id, str(content.report), artifact_path="report")
-            client.log_text(run_id, content.verdict.model_dump_json(indent=2), "verdict.json")
             model.run_id, model.model_id, model.model_uuid = run_id, logged.model_id, logged.model_id
             model.artifact_path = logged.artifact_location
             model.save(str(directory / "MLmodel"))
+            bill = bill_of_materials(
+                directory,
+                name=name,
+                parent=content.parent,
+                tags=tags,
+                metrics=metrics,
+                verdict=content.verdict,
+                data_digest=data_digest,
+                signature=mlmodel.signature_json(mlmodel.read(directory)),
+                version=installed_version("lwplugin"),
+            )
+            for file, text in (
+                ("verdict.json", content.verdict.model_dump_json(indent=2)),
+                (FILE_NAME, json.dumps(bill, indent=2)),
+            ):
+                client.log_text(run_id, text, file)
+            (directory / FILE_NAME).write_text(json.dumps(bill, indent=2), encoding="utf-8")
+            signing.sign(directory)
             client.log_model_artifacts(logged.model_id, str(directory))
             client.finalize_logged_model(logged.model_id, "READY")
             client.set_tag(run_id, lineage.UPLOADED, logged.model_id)
