@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwplugin.methods import configure, named
 from lwplugin.progress import Progress, silent
-from lwplugin.quantize import binary, codebook, half, int8, weight_only
+from lwplugin.quantize import binary, codebook, half, int8, qat, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
 from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 
@@ -21,6 +21,7 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         int8.METHOD,
+        qat.METHOD,
         weight_only.METHOD,
         codebook.METHOD,
         binary.BINARY,

@@ -77,6 +77,7 @@ ROWS = [
     Row("distill", "bootstrap", {"epochs": 1}),
     Row("distill", "cross_modal", {"epochs": 2}),
     Row("quantize", "int8", typo="calibratr"),
+    Row("quantize", "qat", {"finetune_epochs": 1}, typo="weight_bit"),
     Row("quantize", "half", typo="dtyp"),
     Row("quantize", "binary", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
     Row("quantize", "binary_learned", {"finetune_epochs": 3, "finetune_lr": 5e-3}),
@@ -227,7 +228,9 @@ def test_an_unreachable_rank_budget_says_what_is_left(row: Row, model: LightMode
         run(row, model, data, params=0.01)
 
 
-@pytest.mark.parametrize("row", [r for r in ROWS if r.family != "quantize"], ids=lambda r: r.method)
+@pytest.mark.parametrize(
+    "row", [r for r in ROWS if r.family != "quantize" or r.method == "qat"], ids=lambda r: r.method
+)
 def test_an_interrupted_finetuning_goes_on_and_ends_the_same(
     row: Row, model: LightModel, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
