@@ -203,9 +203,11 @@ def _refuse(name: str, layer: QuantLayer) -> None:
         reason = f"activations of {layer.activation_bits or 'no'} bits"
     elif layer.scale.shape[1] != 1:
         reason = f"groups of {layer.group_size} weights with a scale each"
+    elif getattr(layer, "input_gain", None) is not None:
+        reason = "an input that is scaled before it is rounded"
     if reason:
         raise ExportError(
             "The integer kernels here know 8-bit activations and one scale for each output channel",
             got=f"layer '{name}' with {reason}",
-            do="quantize with method int8 and no group_size, or export format 'onnx'",
+            do="quantize with method int8, smoothing=false and no group_size, or export format 'onnx'",
         )

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call
+from lwplugin.data.batch import Inputs, call, take
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import Response, parent_responses
 from lwplugin.moments.rows import inputs_of, supports, weight_rows
 from lwplugin.moments.solve import solve
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
+from lwplugin.quantize.bit_allocation import allocate, choices_of
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.compensation import compensated_codes
 from lwplugin.quantize.encodings import Groups
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.group_grid import GroupGrid, group_grid
+from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
 from lwplugin.quantize.packing import pack_codes
 
 if TYPE_CHECKING:
-    from lwplugin.data import Data
+    from lwplugin.data import Data, Task
+    from lwplugin.data.split import Split
     from lwplugin.model.bundle import LightModel
     from lwplugin.progress import Progress
 
@@ -34,7 +37,20 @@ if TYPE_CHECKING:
 class WeightOnlyConfig(QuantizeConfig):
     """Options of `weight_only`."""
 
-    bits: int = Field(default=4, ge=2, le=8, description="Bits of a weight.")
+    bits: Annotated[int, Field(ge=2, le=8)] | Literal["auto"] = Field(
+        default=4, description="Bits of a weight; auto chooses them layer by layer within a size."
+    )
+    size: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="With bits=auto: what the packed weights may take, as a share of their bytes in float32.",
+    )
+    probe_examples: int = Field(
+        default=32,
+        ge=1,
+        description="With bits=auto: calibration examples that show how much each layer matters.",
+    )
     group_size: int = Field(
         default=64, ge=4, description="Weights of a row that share a scale and a zero point."
     )
@@ -67,6 +83,12 @@ class WeightOnlyConfig(QuantizeConfig):
         description="Share of the mean input energy added to each input's in compensation.",
     )
 
+    @model_validator(mode="after")
+    def _size_goes_with_auto(self) -> Self:
+        if (self.bits == "auto") != (self.size is not None):
+            raise ValueError("bits='auto' and size go together: give both or neither")
+        return self
+
 
 def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progress) -> LightModel:
     """Round every chosen layer in the order of the forward pass; the argument is untouched."""
@@ -78,7 +100,8 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
     selection = select_layers(module, batch, config, kinds=kinds)
     parent = copy.deepcopy(module)
-    packed = _round_all(module, parent, selection.chosen, inputs, config, progress)
+    bits = _bits(module, selection.chosen, inputs, split, data.task, config, progress)
+    packed = _round_all(module, parent, bits, inputs, config, progress)
     for name, layer in packed.items():
         module.set_submodule(name, layer)
     check = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
@@ -90,12 +113,13 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
 def _round_all(
     module: nn.Module,
     parent: nn.Module,
-    names: list[str],
+    bits: dict[str, int],
     inputs: Inputs,
     config: WeightOnlyConfig,
     progress: Progress,
 ) -> dict[str, PackedLayer]:
-    """Packed layers by name; ``module``'s own weights become the rounded ones on the way."""
+    """Packed layers by name, of so many ``bits``; ``module``'s own weights become the rounded ones on the way."""
+    names = list(bits)
     compensable = [
         name for name in names if config.rounding == "compensated" and supports(module.get_submodule(name))
     ]
@@ -111,15 +135,14 @@ def _round_all(
     for name in names:
         if name not in responses:
             layer: Any = module.get_submodule(name)
-            bits = _bits(layer, config)
             rows = layer.weight.detach().reshape(len(layer.weight), -1)
-            grid = group_grid(rows, bits, config.group_size)
+            grid = group_grid(rows, bits[name], config.group_size)
             finish(name, layer, grid, grid.nearest(rows))
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: nn.Module, args: Any) -> None:
             if name not in packed:
-                finish(name, layer, *_compensated(layer, args[0], responses[name], config))
+                finish(name, layer, *_compensated(layer, args[0], responses[name], bits[name], config))
 
         return hook
 
@@ -134,7 +157,7 @@ def _round_all(
 
 
 def _compensated(
-    layer: Any, x: Tensor, response: Response, config: WeightOnlyConfig
+    layer: Any, x: Tensor, response: Response, bits: int, config: WeightOnlyConfig
 ) -> tuple[GroupGrid, Tensor]:
     """Grid and codes of one layer for the inputs it meets now; its bias takes up the mean error that is left."""
     weight = weight_rows(layer).float().cpu()
@@ -147,9 +170,7 @@ def _compensated(
     second_moment = moments.covariances(centred=has_bias)[0]
     rows = weight.reshape(groups * outputs, width)
     importance = second_moment.diagonal(dim1=1, dim2=2).float()
-    grid = group_grid(
-        rows, config.bits, config.group_size, importance=importance.repeat_interleave(outputs, 0)
-    )
+    grid = group_grid(rows, bits, config.group_size, importance=importance.repeat_interleave(outputs, 0))
     scale, zero = (t.view(groups, outputs, width) for t in grid.spread(width))
     codes = compensated_codes(weight, second_moment, scale, zero, grid.levels, damping=config.damping)
     if has_bias:
@@ -167,10 +188,34 @@ def _packed(layer: Any, grid: GroupGrid, codes: Tensor) -> PackedLayer:
     return made
 
 
-def _bits(layer: nn.Module, config: WeightOnlyConfig) -> int:
-    if isinstance(layer, nn.Embedding) and config.embedding_bits is not None:
-        return config.embedding_bits
-    return config.bits
+def _bits(
+    module: nn.Module,
+    names: list[str],
+    inputs: Inputs,
+    split: Split,
+    task: Task,
+    config: WeightOnlyConfig,
+    progress: Progress,
+) -> dict[str, int]:
+    """By layer: as told, or chosen within the size."""
+    tables = {name for name in names if isinstance(module.get_submodule(name), nn.Embedding)}
+    told = {name: config.embedding_bits for name in tables if config.embedding_bits is not None}
+    if config.bits != "auto" or config.size is None:
+        return {name: told.get(name) or int(config.bits) for name in names}
+    batches = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
+    choices = choices_of(
+        module,
+        names,
+        input_energy(module, batches, names),
+        take(inputs, config.probe_examples),
+        task.outputs,
+        config.group_size,
+        lambda done: progress("choose bits", done, len(names)),
+    )
+    for name, bits in told.items():
+        choices[name] = [choice for choice in choices[name] if choice.bits == bits]
+    weights: list[Any] = [module.get_submodule(name).weight for name in names]
+    return allocate(choices, int(config.size * sum(weight.nbytes for weight in weights)))
 
 
 METHOD = Method(
