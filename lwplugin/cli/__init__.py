@@ -32,6 +32,7 @@ COMMANDS = {
     "verify": ("signing", "Verify a registered version's signature."),
     "check": ("check", "Hold registered versions to a policy of budgets and margins."),
     "serve": ("serve", "Receive registry events and start the recipes that rules name."),
+    "export-serving": ("deploy", "Write a Triton model repository or a KServe manifest."),
     "report": ("report", "Say where the reports of a recipe lie, or open one."),
     "show": ("show", "Tell what a bundle, an exported model or a verdict holds."),
     "methods": ("methods", "List families, methods and their options."),
@@ -50,7 +51,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"lwplugin.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

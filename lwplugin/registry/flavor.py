@@ -81,7 +81,7 @@ def save_model(
         code=_CODE,
         conda_env="conda.yaml",
         python_env="python_env.yaml",
-        model_config={"threads": threads},
+        model_config={"threads": threads, "batch": serving.DEFAULT_BATCH},
     )
     model.add_flavor(
         FLAVOR,

@@ -18,7 +18,8 @@ from lwplugin.measure import measure
 from lwplugin.measure.fleet import states
 from lwplugin.measure.inventory import inventory as read_inventory
 
-OURS, THEIRS = "10.213.77.1", "10.213.77.2"
+NET = f"10.213.{os.getpid() % 250}"  # test processes beside this one have theirs
+OURS, THEIRS = f"{NET}.1", f"{NET}.2"
 
 
 def ip(*arguments: str) -> None:
