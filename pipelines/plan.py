@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from lwplugin.export.base import FORMATS
 from lwplugin.recipe import Recipe, Target
 from lwplugin.registry import Resolved
 
@@ -79,15 +80,10 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     steps += _compress(recipe, shared, tracking_uri)
     light = steps[-1].id
     digest = recipe.digest
-    for kind in dict.fromkeys(target.format for target in recipe.targets):
-        steps.append(
-            PlannedStep(
-                id=f"export-parent-{kind}",
-                step="export",
-                config={"format": kind, **shared},
-                inputs={"bundle": "pull"},
-            )
-        )
+    parents = {_parent_export(target): _file(target) for target in recipe.targets}
+    steps += [
+        PlannedStep(step, "export", {**file, **shared}, {"bundle": "pull"}) for step, file in parents.items()
+    ]
     for target in recipe.targets:
         steps += _for_target(recipe, target, light, shared, version, digest, tracking_uri)
     return Plan(digest, parent, tracking_uri, tuple(target.name for target in recipe.targets), tuple(steps))
@@ -111,6 +107,17 @@ def _compress(recipe: Recipe, shared: dict[str, Any], tracking_uri: str | None) 
     return steps
 
 
+def _file(target: Target) -> dict[str, Any]:
+    """What kind of file a target runs: its format, and its batch where a file has one."""
+    fixed = FORMATS[target.format].fixed_batch
+    return {"format": target.format, **({"batch": target.batch} if fixed else {})}
+
+
+def _parent_export(target: Target) -> str:
+    """The id of the step that makes such a file of the parent; targets of the same kind share it."""
+    return "-".join(("export-parent", *map(str, _file(target).values())))
+
+
 def _for_target(
     recipe: Recipe,
     target: Target,
@@ -123,12 +130,12 @@ def _for_target(
     def planned(step: str, config: dict[str, Any], inputs: dict[str, str], **more: Any) -> PlannedStep:
         return PlannedStep(f"{step}-{target.name}", step, config, inputs, target.name, **more)
 
-    parent_export, export = f"export-parent-{target.format}", f"export-{target.name}"
+    parent_export, export = _parent_export(target), f"export-{target.name}"
     measure, gate, report = f"measure-{target.name}", f"gate-{target.name}", f"report-{target.name}"
     runtime = {"device": target.device, "threads": target.threads, "batch": target.batch}
     options = recipe.measure.model_dump(mode="json", exclude_unset=True)
     steps = [
-        planned("export", {"format": target.format, **shared}, {"bundle": light}),
+        planned("export", {**_file(target), **shared}, {"bundle": light}),
         planned(
             "measure",
             {**runtime, "options": options, **shared},

@@ -18,6 +18,9 @@ class Config(DataConfig):
     """Which format."""
 
     format: str = Field("onnx", description="deployment format")
+    batch: int | None = Field(
+        None, ge=1, description="examples of one inference, for formats whose files run one number of them"
+    )
 
 
 def run(
@@ -29,7 +32,8 @@ def run(
 
     light = load(inputs["bundle"] / "bundle")
     data = load_data(config.data, config.task)
-    export(light, data, format=config.format, path=output / "export", progress=progress)
+    options = {} if config.batch is None else {"batch": config.batch}
+    export(light, data, format=config.format, path=output / "export", progress=progress, **options)
     price = asdict(cost(light.module, data.example(1)))
     (output / "cost.json").write_text(json.dumps(price, indent=1) + "\n", encoding="utf-8")
 

@@ -86,11 +86,15 @@ class ExportOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Format:
-    """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``."""
+    """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``.
+
+    ``fixed_batch``: a file runs one number of examples, its option ``batch``.
+    """
 
     name: str
     module: str
     summary: str
+    fixed_batch: bool = False
 
     @property
     def options(self) -> type[ExportOptions]:
@@ -110,6 +114,12 @@ FORMATS: dict[str, Format] = {
     for entry in (
         Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
         Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
+        Format(
+            "executorch",
+            "lwplugin.export.executorch",
+            "ExecuTorch program for XNNPACK, float, half or int8",
+            fixed_batch=True,
+        ),
         Format("tensorrt", "lwplugin.export.tensorrt", "TensorRT engine, float, half or int8, for CUDA GPUs"),
         Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),
         Format("torch_export", "lwplugin.export.torch_export", "torch.export program (.pt2), float"),

@@ -31,7 +31,7 @@ _PREFIX = "module."
 class Handover:
     """The program on disk, and what it was made from.
 
-    ``integer``: the program rounds; ``half``: layers whose weights are numbers of 16 bits.
+    ``integer``: the program rounds to integers; ``half``: layers whose weights are numbers of 16 bits.
     """
 
     module: nn.Module
@@ -65,27 +65,52 @@ class CodedEmbedding(nn.Module):
         return ((parts - zero.unsqueeze(-1)) * scale.unsqueeze(-1)).flatten(-2)
 
 
+class HalfInside(nn.Module):
+    """Computes in 16 bits between float inputs and a float output."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.half()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Integers pass as they are."""
+        narrow = [x.half() if x.is_floating_point() else x for x in inputs]
+        answer: Tensor = self.module(*narrow)
+        return answer.float()
+
+
 def hand_over(
-    light: LightModel, data: Data, file: Path, *, examples: int, batch: int | None, weights_as_integers: bool
+    light: LightModel,
+    data: Data,
+    file: Path,
+    *,
+    examples: int,
+    batch: int | None,
+    weights_as_integers: bool,
+    half_inside: bool = False,
 ) -> Handover:
     """Write the program to ``file``; a free batch where ``batch`` is None.
 
+    ``half_inside``: a model with half layers computes in 16 bits throughout, for runtimes that store what they
+    compute with; else the program is float and the converter is told to store halves.
     Raises ExportError for layers that no toolchain can take as the bundle has them.
     """
     module = light.copy_module().eval().to("cpu")
     example = data.example(max(examples, batch or 2))
     packed = {name: layer for name, layer in module.named_modules() if isinstance(layer, PackedLayer)}
     integer = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLayer)}
+    half = tuple(name for name, layer in packed.items() if isinstance(layer.encoding, Half))
     plain = _without_packing(module, packed)
-    wrapper = OneOutput(float_twin(plain, integer), data.task, example).eval()
+    wrapper: nn.Module = OneOutput(float_twin(plain, integer), data.task, example)
+    if half and half_inside and not integer:
+        wrapper = HalfInside(wrapper)
     arguments: Arguments = tuple(tensor[: batch or 2].contiguous() for tensor in tensors(example).values())
-    program = to_program(wrapper, arguments, dynamic=batch is None)
+    program = to_program(wrapper.eval(), arguments, dynamic=batch is None)
     graph = program.module(check_guards=False)
     _keep_pooled_dimensions(graph)
     if integer:
         lower(graph, integer, prefix=_PREFIX, weights_as_integers=weights_as_integers)
     torch.export.save(to_program(graph, arguments, dynamic=batch is None), file)
-    half = tuple(name for name, layer in packed.items() if isinstance(layer.encoding, Half))
     return Handover(
         module=module,
         example=example,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lwplugin.errors import ExportError
+from lwplugin.measure.runtimes.base import command
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,14 +113,13 @@ def run_fresh(
     with tempfile.TemporaryDirectory(prefix="lwplugin-parity-") as directory:
         stored, answered = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(stored, **inputs)  # type: ignore[arg-type]
-        # -P keeps the worker's own folder off the import path: its onnx.py must not stand in for onnx.
         ways = "both" if both else "kernels"
-        worker = [sys.executable, "-P", str(_WORKER), runtime, device, output, ways, str(batch or 0)]
-        command = [*worker, str(file.resolve()), str(stored), str(answered)]
+        how = (runtime, device, output, ways, str(batch or 0))
+        worker = command(runtime, str(_WORKER), *how, str(file.resolve()), str(stored), str(answered))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
             ran = subprocess.run(
-                command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False
+                worker, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment, check=False
             )
         except subprocess.TimeoutExpired as error:
             raise ExportError(

@@ -7,7 +7,6 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from lwplugin.errors import MeasureError
 from lwplugin.measure import wire
+from lwplugin.measure.runtimes.base import command
 from lwplugin.measure.wire import Array
 
 _STDERR_TAIL_BYTES = 2000
@@ -67,7 +67,7 @@ class Worker:
         self.timeout_s = timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lwplugin.measure.worker"],
+            command(runtime, "lwplugin.measure.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -1,4 +1,4 @@
-"""``borrow.py PACKAGE MODULE ARGUMENTS…``: runs one module of the lwplugin that lies in PACKAGE.
+"""``borrow.py PACKAGE MODULE ARGUMENTS…``: runs one module (or file) of the lwplugin that lies in PACKAGE.
 
 The interpreter that runs this has packages of its own. Putting PACKAGE's parent on its path would show it the
 packages beside lwplugin too, in other versions; so the package alone is made known, by its directory.
@@ -27,4 +27,5 @@ def make_known(package: Path) -> None:
 if __name__ == "__main__":
     make_known(Path(sys.argv[1]))
     sys.argv = sys.argv[2:]
-    runpy.run_module(sys.argv[0], run_name="__main__")
+    run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+    run(sys.argv[0], run_name="__main__")

@@ -60,10 +60,10 @@ def run(name: str, job: dict[str, Any], *, why: str, timeout_s: float = _TIMEOUT
 
 
 def borrowed(name: str, module: str, *arguments: str, why: str) -> list[str]:
-    """The command that runs a module of lwplugin in a toolchain's Python, which sees lwplugin and nothing else
-    of this environment. The module may import only what that Python has."""
+    """The command that runs a module or a file of lwplugin in a toolchain's Python, which sees lwplugin and
+    nothing else of this environment. What it imports must be there."""
     python = need(name, why).python
-    return [str(python), "-P", str(_BORROW), str(_PACKAGE), module, *arguments]
+    return [str(python), "-I", str(_BORROW), str(_PACKAGE), module, *arguments]
 
 
 def _ending(code: int) -> str:

@@ -7,6 +7,7 @@ their runtime inside methods or at the top of their own file, and never torch un
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ from lwplugin.measure.wire import Array
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
     "openvino": "lwplugin.measure.runtimes.openvino:OpenVinoRuntime",
+    "executorch": "lwplugin.measure.runtimes.executorch:ExecuTorchRuntime",
     "tensorrt": "lwplugin.measure.runtimes.tensorrt:TensorRtRuntime",
     "tflite": "lwplugin.measure.runtimes.tflite:TfliteRuntime",
     "torch": "lwplugin.measure.runtimes.torch:TorchRuntime",
@@ -23,6 +25,7 @@ RUNTIMES: dict[str, str] = {
 FORMATS: dict[str, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
+    "executorch": "executorch",
     "tensorrt": "tensorrt",
     "tflite": "tflite",
     "torch": "torch",
@@ -32,6 +35,8 @@ FORMATS: dict[str, str] = {
 }
 # Runtime → the package it imports, where the names differ.
 PACKAGES: dict[str, str] = {"tflite": "ai_edge_litert"}
+# Runtime → the toolchain in whose Python it lives, for those that do not live in this one.
+TOOLCHAINS: dict[str, str] = {"executorch": "executorch"}
 
 
 class Runtime(Protocol):
@@ -75,6 +80,19 @@ def runtime_of(file_format: str) -> str:
             "No runtime here runs this format", got=file_format, do=did_you_mean(file_format, FORMATS)
         )
     return FORMATS[file_format]
+
+
+def command(name: str, module: str, *arguments: str) -> list[str]:
+    """The command that runs a module (or file) of ours in the Python that has a runtime.
+
+    Raises ToolchainError where that is a toolchain that is not installed.
+    """
+    if name in TOOLCHAINS:
+        from lwplugin.toolchain import borrowed
+
+        return borrowed(TOOLCHAINS[name], module, *arguments, why=f"Running {name}")
+    # -P keeps a file's own folder off the import path: its onnx.py must not stand in for onnx.
+    return [sys.executable, "-P", *([] if module.endswith(".py") else ["-m"]), module, *arguments]
 
 
 def create(name: str) -> Runtime:

@@ -1,7 +1,7 @@
 """``executorch.py JOB ANSWER``: a torch.export program → one ExecuTorch file for XNNPACK, in the toolchain's Python.
 
-JOB: ``program`` and ``output`` (paths). ANSWER: ``delegated`` and ``portable`` (operators that XNNPACK runs in how
-many parts, and those it leaves to portable kernels), or ``refused``.
+JOB: ``program`` and ``output`` (paths), ``facts`` (text, which the file's method ``lwplugin_facts`` answers). ANSWER:
+``delegated`` (parts that XNNPACK runs), ``portable`` (operators it leaves to plain kernels), or ``refused``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 
+FACTS = "lwplugin_facts"
+
 
 def convert(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """The file's bytes and what runs where."""
     program = torch.export.load(job["program"])
-    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    edge = to_edge_transform_and_lower(
+        program, partitioner=[XnnpackPartitioner()], constant_methods={FACTS: job["facts"]}
+    )
     called = [node for node in edge.exported_program().graph.nodes if node.op == "call_function"]
     names = [getattr(node.target, "__name__", str(node.target)) for node in called]
     portable = Counter(name for name in names if name not in ("executorch_call_delegate", "getitem"))

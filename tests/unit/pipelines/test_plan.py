@@ -59,6 +59,22 @@ def test_every_input_is_made_before_it_is_used_and_is_one_the_step_has() -> None
         before.add(step.id)
 
 
+def test_files_of_a_fixed_batch_are_made_for_the_target_s_own() -> None:
+    phones = [
+        {"name": f"phone-{batch}-{threads}", "format": "executorch", "batch": batch, "threads": threads}
+        for batch, threads in ((1, 1), (1, 2), (8, 1))
+    ]
+    steps = steps_of(make_plan(recipe(targets=[ONE, *phones]), PARENT))
+    assert [step for step in steps if step.startswith("export-parent")] == [
+        "export-parent-onnx",
+        "export-parent-executorch-1",
+        "export-parent-executorch-8",
+    ]
+    assert "batch" not in steps["export-edge-cpu"].config
+    assert steps["export-phone-8-1"].config["batch"] == 8
+    assert steps["measure-phone-8-1"].inputs["baseline"] == "export-parent-executorch-8"
+
+
 def test_targets_share_the_parents_export() -> None:
     steps = steps_of(make_plan(recipe(targets=[ONE, TWO]), PARENT))
     assert sum(step.id.startswith("export-parent") for step in steps.values()) == 1
