@@ -22,7 +22,8 @@ from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute
 from lwplugin.artifact import Store
 from lwplugin.errors import StoreError
 from lwplugin.methods import families
-from lwplugin.settings import settings, variable
+from lwplugin.settings import variable
+from lwplugin.shared_store import open_store
 
 _log = logging.getLogger("lwplugin")
 
@@ -125,10 +126,10 @@ def _verified(name: str, path: Path, digest: str | None) -> Artifact:
 def _store() -> Iterator[Store]:
     """The shared store, or one that goes with this task."""
     if os.environ.get(variable("store")):
-        yield Store(settings().store.absolute())
+        yield open_store()
         return
     with tempfile.TemporaryDirectory(prefix="lwplugin-") as folder:
-        yield Store(folder)
+        yield open_store(folder)
 
 
 def _progress(label: str, done: int, total: int | None = None) -> None:

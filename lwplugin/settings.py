@@ -51,6 +51,12 @@ class Settings:
         default=Path(".lwplugin"),
         metadata=_read(Path, "directory of step results, shared by all recipes"),
     )
+    shared_store: str | None = field(
+        default=None,
+        metadata=_read(
+            str, "fsspec address where results are shared with other machines, e.g. s3://bucket/lwplugin"
+        ),
+    )
     allow_pickle: bool = field(
         default=True,
         metadata=_read(

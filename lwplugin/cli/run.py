@@ -38,11 +38,10 @@ def worst(verdicts: list[str]) -> str:
 
 
 def open_store(store: Path | None) -> Store:
-    """The store of the command line or of LWPLUGIN_STORE."""
-    from lwplugin.artifact import Store
-    from lwplugin.settings import settings
+    """The store of the command line or of the settings."""
+    from lwplugin import shared_store
 
-    return Store((store or settings().store).absolute())
+    return shared_store.open_store(store)
 
 
 def plan_of(recipe: Path, model: str | None, tracking_uri: str | None, *, at_start: bool = False) -> Plan:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
 from lwplugin.artifact import Store
-from lwplugin.settings import settings
+from lwplugin.shared_store import open_store
 from lwplugin.yaml_document import PASSWORD
 
 _VARIABLES = {
@@ -67,4 +66,4 @@ class LwpluginStore(Block):
 
     def open(self) -> Store:
         """The store."""
-        return Store(Path(self.path or settings().store).absolute())
+        return open_store(self.path)

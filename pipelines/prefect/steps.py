@@ -16,8 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 
-from lwplugin.artifact import Store
 from lwplugin.resources import Resources, resources_of
+from lwplugin.shared_store import open_store
 
 LIMITED = ("measure",)
 """Steps that hold a slot of the concurrency limit `lwplugin-<step>`: a second measurement on the same
@@ -60,7 +60,7 @@ def run_step(
     artifacts = {name: Artifact(Path(made["path"]), made["digest"]) for name, made in inputs.items()}
     config = step.config.model_validate(this.config)
     with _slot(this.step):
-        done = execute(step, config, artifacts, Store(store), progress=_progress(), again=again)
+        done = execute(step, config, artifacts, open_store(store), progress=_progress(), again=again)
     status: Status = "found" if done.hit else "made"
     run = StepRun(this.id, this.step, this.target, status, done.seconds, done.key, done.path, done.digest)
     get_run_logger().info("%s %s, key %s, digest %s", this.id, status, done.key[:12], done.digest[:12])
