@@ -36,6 +36,14 @@ class Reader(ABC):
         """All targets where that is cheap (no example is read for it), else None."""
         return None
 
+    def texts(self, rows: np.ndarray) -> list[str] | None:
+        """What these rows say, as the model is shown it; None where the examples are no texts."""
+        return None
+
+    def tokenized(self, texts: list[str]) -> Inputs:
+        """Inputs of other texts than the reader's own, made the same way. Raises DataError where there are none."""
+        raise DataError("These examples are no texts", do="use a source of texts")
+
     def order(self, rows: np.ndarray | None, seed: int) -> np.ndarray:
         """A permutation of ``range(n)`` of a split that holds ``rows`` (None: all), decided by the seed."""
         n = len(self) if rows is None else len(rows)

@@ -102,6 +102,11 @@ class Split:
             return None
         return torch.cat([part for part in parts if part is not None]).numpy()
 
+    def texts(self, positions: np.ndarray) -> list[str] | None:
+        """What these examples say; None where they are no texts."""
+        positions = np.asarray(positions, dtype=np.int64)
+        return self.reader.texts(positions if self.index is None else self.index[positions])
+
     def slices(self) -> dict[str, np.ndarray]:
         """Slice name → one value per example; ``label`` is the target of a classification."""
         columns = {

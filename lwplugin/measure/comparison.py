@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError
 
 from lwplugin.errors import MeasureError
-from lwplugin.measure.result import Interval, Measurement, Parity, Result
+from lwplugin.measure.result import Corruptions, Interval, Measurement, Parity, Result
 from lwplugin.measure.wire import Array
 
 _JSON, _SCORES = "comparison.json", "scores.npz"
@@ -33,6 +33,9 @@ class Comparison(Result):
     noisy: bool = Field(description="the timing is not usable; scores and sizes are")
     noise_reason: str | None
     n: int = Field(description="scored examples")
+    corruptions: Corruptions | None = Field(
+        default=None, description="scores on corrupted copies of the test, where they were asked for"
+    )
     scores_digest: str | None = Field(default=None, description="sha256 of scores.npz once saved")
     _scores: dict[str, Array] = PrivateAttr(default_factory=dict)
 

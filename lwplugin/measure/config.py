@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lwplugin.data.corruptions import KINDS, SEVERITIES
 from lwplugin.errors import RecipeError, did_you_mean
 
 
@@ -51,6 +52,34 @@ class MeasureOptions(BaseModel):
     )
     energy_seconds: float = Field(default=1.0, gt=0, description="stretch over which energy is measured")
     timeout_s: float = Field(default=300.0, gt=0, description="longest wait for one answer of a runtime")
+    corruptions: tuple[str, ...] = Field(
+        default=(),
+        description="also score both files on corrupted copies of the test: noise, blur, brightness, contrast, "
+        "shift, typos; by default none",
+    )
+    severities: tuple[int, ...] = Field(
+        default=(1, 3, 5), min_length=1, description="of each corruption, 1 to 5"
+    )
+    corruption_examples: int = Field(
+        default=1000, ge=1, description="test examples, drawn by the seed, that are corrupted"
+    )
+    corruption_seed: int = Field(default=0, ge=0, description="decides every corruption")
+
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _known_corruptions(cls, names: Any) -> Any:
+        names = (names,) if isinstance(names, str) else names
+        for name in names if isinstance(names, list | tuple) else ():
+            if name not in KINDS:
+                raise ValueError(f"'{name}' is no corruption; {did_you_mean(str(name), KINDS)}")
+        return names
+
+    @field_validator("severities")
+    @classmethod
+    def _known_severities(cls, severities: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(severities) <= set(SEVERITIES):
+            raise ValueError("severities go from 1 to 5")
+        return tuple(sorted(set(severities)))
 
 
 class MeasureConfig(MeasureOptions):

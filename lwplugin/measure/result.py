@@ -140,6 +140,26 @@ class Noise(Result):
     reasons: list[str] = Field(description="why the timing is not usable; empty when it is")
 
 
+class Corrupted(Result):
+    """Both files on one corrupted copy of a sample of the test."""
+
+    kind: str = Field(description="the corruption, or clean: the same sample as it is")
+    severity: int = Field(description="1 to 5; 0 is clean")
+    n: int = Field(description="examples")
+    baseline: float | None = Field(description="the parent's mean score; None without labels")
+    candidate: float | None = Field(description="the candidate's mean score; None without labels")
+    lost: int | None = Field(description="examples on which the candidate scores below the parent")
+    gained: int | None = Field(description="examples on which it scores above")
+    agreement: float = Field(description="how far the candidate's answers are the parent's on the same copy")
+
+
+class Corruptions(Result):
+    """How both hold off the test set: descriptive, no evidence of the gate's."""
+
+    metric: str = Field(description="what the mean scores are")
+    rows: list[Corrupted]
+
+
 class Measurement(Result):
     """One file in its runtime on one machine."""
 

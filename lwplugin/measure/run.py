@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lwplugin.errors import MeasureError
+from lwplugin.errors import MeasureError, RecipeError
 from lwplugin.measure.comparison import Comparison
 from lwplugin.measure.config import MeasureConfig, checked
 from lwplugin.measure.extra import cold_start, profile
@@ -27,6 +27,7 @@ from lwplugin.measure.result import (
     Profile,
     Throughput,
 )
+from lwplugin.measure.robustness import copies, score_copies
 from lwplugin.measure.runtimes.base import runtime_of
 from lwplugin.measure.score import Scored, Side, score
 from lwplugin.measure.session import Peer
@@ -77,9 +78,16 @@ def measure(
         reference: light model or module whose torch outputs the file should reproduce (parity).
         options: fields of MeasureConfig, such as ``threads`` and ``batch``.
 
-    Raises MeasureError where a runtime cannot load or run a file, dies, hangs, or gives NaN.
+    Raises MeasureError where a runtime cannot load or run a file, dies, hangs, or gives NaN, DataError for a
+    corruption that the examples cannot have.
     """
     config = checked(config, options)
+    if config.corruptions and baseline is None:
+        raise RecipeError(
+            "Corrupted copies compare a file with its parent's",
+            got="no baseline",
+            do="give one, or no corruptions",
+        )
     models = [("candidate", exported, reference)]
     if baseline is not None:
         models.insert(0, ("baseline", baseline, baseline_reference))
@@ -103,6 +111,7 @@ def _measure(
     config: MeasureConfig,
     progress: Progress,
 ) -> Comparison | Measurement:
+    splits = copies(data.test, config)
     timed = {side.name: _timed_inputs(data, side.subject, config.batch) for side in sides}
     for side in sides:
         for label in side.labels:
@@ -130,7 +139,9 @@ def _measure(
     offline = _extras(sides, host, running, data, timed, config, progress)
     for label in (label for side in sides for label in side.labels):
         running[label].ask("unpin")
-    scored = _score(sides, running, data, config, progress)
+    judged = [Side(side.name, running[side.labels[0]], side.subject, config.batch) for side in sides]
+    scored = _score(judged, data, config, progress)
+    corruptions = score_copies(splits, data.task, judged, progress)
     parities = {side.name: _parity(side, scored, data, config) for side in sides}
     for side in sides:
         if side.name in scored.first:
@@ -155,6 +166,7 @@ def _measure(
         noisy=bool(noise.reasons),
         noise_reason=_reason(noise, machine),
         n=scored.n,
+        corruptions=corruptions,
     ).with_scores(scored.arrays)
 
 
@@ -252,16 +264,14 @@ def _load_request(side: _Model, host: Host, config: MeasureConfig) -> dict[str, 
     }
 
 
-def _score(
-    sides: list[_Model], running: Mapping[str, Peer], data: Any, config: MeasureConfig, progress: Progress
-) -> Scored:
+def _score(sides: list[Side], data: Any, config: MeasureConfig, progress: Progress) -> Scored:
     if data.test is None:
         return Scored(metrics={side.name: {} for side in sides})
     split = data.test if config.max_examples is None else data.test.head(config.max_examples)
     return score(
         split,
         data.task,
-        [Side(side.name, running[side.labels[0]], side.subject, config.batch) for side in sides],
+        sides,
         first=max(config.parity_examples, config.simulation_examples),
         progress=progress,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from lwplugin.report import charts, facts, images, units
 from lwplugin.report.inputs import Content, Json, number
 from lwplugin.report.layers import layer_rows, step_rows
+from lwplugin.report.robustness import robustness
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -104,6 +105,7 @@ def _view(content: Content) -> dict[str, Any]:
         "captions": facts.flip_captions(content)[:MOST_IMAGES],
         "pictures": _pictures(content),
         "slices": slices,
+        "robust": robustness(content),
         "slice_span": _span(slices),
         "strip": charts.interval_cell,
         "latency": _latency_charts(content),

@@ -52,22 +52,49 @@ class TokenReader(Reader):
         positions = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         ids, word_labels, starts = self._tokens
         lengths = starts[positions + 1] - starts[positions]
+        held = self._held(lengths)
+        flat = (starts[positions][:, None] + np.arange(held.shape[1])[None, :])[held]
+        inputs = self._padded(ids[flat], held)
+        if word_labels is not None:
+            labels = np.full(held.shape, IGNORED, dtype=np.int64)
+            labels[held] = word_labels[flat]
+            return inputs, torch.from_numpy(labels)
+        return inputs, None if self._targets is None else self._targets[torch.from_numpy(positions)]
+
+    def texts(self, rows: np.ndarray) -> list[str] | None:
+        """Decoded from the token ids: what the model is shown, cut at the longest it is given.
+
+        None where words have labels of their own: a text has lost them.
+        """
+        if self._words is not None:
+            return None
+        ids, _, starts = self._tokens
+        return [
+            str(self._tokenizer.decode(ids[starts[row] : starts[row + 1]], skip_special_tokens=True))
+            for row in rows
+        ]
+
+    def tokenized(self, texts: list[str]) -> Inputs:
+        encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        lengths = np.array([len(tokens) for tokens in encoded])
+        return self._padded(np.concatenate([np.asarray(tokens) for tokens in encoded]), self._held(lengths))
+
+    def _held(self, lengths: np.ndarray) -> np.ndarray:
+        """Where of [n, width] a token lies."""
         width = self._max_length if self._fixed else int(lengths.max(initial=1))
-        held = np.arange(width)[None, :] < lengths[:, None]
-        flat = (starts[positions][:, None] + np.arange(width)[None, :])[held]
-        input_ids = np.full((len(positions), width), self._pad, dtype=np.int64)
-        input_ids[held] = ids[flat]
+        held: np.ndarray = np.arange(width)[None, :] < lengths[:, None]
+        return held
+
+    def _padded(self, ids: np.ndarray, held: np.ndarray) -> dict[str, torch.Tensor]:
+        input_ids = np.full(held.shape, self._pad, dtype=np.int64)
+        input_ids[held] = ids
         inputs = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(held.astype(np.int64)),
         }
         if self._token_type_ids:
             inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-        if word_labels is not None:
-            labels = np.full((len(positions), width), IGNORED, dtype=np.int64)
-            labels[held] = word_labels[flat]
-            return inputs, torch.from_numpy(labels)
-        return inputs, None if self._targets is None else self._targets[torch.from_numpy(positions)]
+        return inputs
 
     @cached_property
     def _tokens(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -136,6 +136,7 @@ def conv_int8(*, weight_bits: int, seed: int = 3) -> onnx.ModelProto:
 def build() -> SimpleNamespace:
     """The builders of this file."""
     return SimpleNamespace(
+        centres=centres,
         classifier=classifier,
         conv_int8=conv_int8,
         examples=examples,
