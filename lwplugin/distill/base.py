@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
 from lwplugin.distill.config import DistillConfig
+from lwplugin.distill.packed_student import packed_again, unpacked
 from lwplugin.distill.student import new_student
 from lwplugin.distill.teacher import Teacher
 from lwplugin.errors import MethodError
@@ -28,6 +29,10 @@ from lwplugin.training.result import TrainResult
 if TYPE_CHECKING:
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
+
+
+_BEHIND = ".parametrizations."
+"""In the name of a parameter that stands behind a packed weight."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,14 @@ def run(
         model = new_student(model, config.student, data, master, paired or data, seed=config.seed)
     student = model.copy_module().eval()
     _same_answers(student, master, data, paired or data)
+    packed = unpacked(student)
     before = _weights(student)
     folder = checkpoint.parent if checkpoint else None
     guide = Teacher(master, data, chosen_device(config.device), paired=paired, folder=folder)
     lesson = Lesson(student, guide, data, config, progress, checkpoint, f"train by {method.name}")
     result, details = method.teach(lesson)
+    moved = _moved(before, student)
+    packed_again(student, packed)
     way_out = "train for longer or with another lr, or lower collapse"
     agreement = check_agreement(master, student, data, config.collapse, "Distillation", way_out, paired)
     entry = HistoryEntry(
@@ -161,7 +169,7 @@ def run(
             **agreement,
         },
         seed=config.seed,
-        details={"layers": _moved(before, student), "training": result.details(), **details},
+        details={"layers": moved, "training": result.details(), **details},
     )
     return model.evolve(student, entry)
 
@@ -190,7 +198,11 @@ def _same_answers(student: nn.Module, teacher: nn.Module, data: Data, seen: Data
 
 def _zeros(module: nn.Module) -> dict[str, Tensor]:
     """Bool masks of zero weights in matrices that hold some; a matrix of zeros only is a fresh start."""
-    masks = {name: p.detach() == 0 for name, p in module.named_parameters() if p.ndim > 1}
+    masks = {
+        name: p.detach() == 0
+        for name, p in module.named_parameters()
+        if p.ndim > 1 and _BEHIND not in name  # a code of zero may become another
+    }
     return {name: mask for name, mask in masks.items() if mask.any() and not mask.all()}
 
 
@@ -216,7 +228,7 @@ def _moved(before: Mapping[str, Tensor], module: nn.Module) -> list[dict[str, An
     """How far each weight went, relative to where it began."""
     return [
         {
-            "name": name.removesuffix(".weight"),
+            "name": name.split(_BEHIND)[0].removesuffix(".weight"),
             "shape": list(start.shape),
             "relative_change": round(
                 float((p.detach().cpu() - start).norm() / start.norm().clamp_min(1e-12)), 6
@@ -228,4 +240,5 @@ def _moved(before: Mapping[str, Tensor], module: nn.Module) -> list[dict[str, An
 
 
 def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    packed = sum(int(getattr(layer, "packed_params", 0)) for layer in module.modules())
+    return packed + sum(p.numel() for p in module.parameters())

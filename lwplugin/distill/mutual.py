@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lwplugin.data.batch import Batch, device_of
 from lwplugin.distill.base import Lesson
@@ -23,7 +24,9 @@ def redrawn(module: nn.Module, seed: int, member: int) -> nn.Module:
     with own_randomness(epoch_seed(seed, member), torch.device("cpu")):
         for layer in made.modules():
             reset = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-            if callable(reset):
+            if parametrize.is_parametrized(layer, "weight"):
+                layer.weight = torch.randn_like(layer.weight) * layer.weight.std()
+            elif callable(reset):
                 reset()
     return made
 
