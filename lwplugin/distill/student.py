@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from torch import nn
 
 from lwplugin.data.batch import call, device_of
+from lwplugin.distill.teacher import Together
 from lwplugin.errors import LwpluginError, did_you_mean
 from lwplugin.students import FAMILIES, options_of
 from lwplugin.students.budget import fitted, limits
@@ -120,10 +121,11 @@ def _decided(asked: StudentOptions, data: Data, teacher: nn.Module, seen: Data) 
 
 
 def _cost(teacher: nn.Module, inputs: Any) -> Cost | None:
+    """Of the first teacher: it is what the student stands in for. None for a file, which has no layers."""
     from lwplugin.model.cost import cost
 
     try:
-        found = cost(teacher, inputs)
+        found = cost(teacher.parts[0] if isinstance(teacher, Together) else teacher, inputs)
     except LwpluginError:
         return None
     return found if found.params else None

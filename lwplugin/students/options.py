@@ -23,7 +23,7 @@ SMALL_IMAGE = 64
 class StudentBudget(BaseModel):
     """What a student may cost at most; the widest that stays below every limit is taken.
 
-    Up to 1 a limit is a share of the teacher's own cost, above it is the number itself.
+    Up to 1 a limit is a share of the (first) teacher's own cost, above it is the number itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

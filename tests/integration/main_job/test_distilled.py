@@ -29,7 +29,7 @@ def test_from_a_line_that_names_the_student_to_a_registered_quantized_one(
         "compress": [
             {
                 "distill": {
-                    "student": {"family": "squeezenet", "budget": {"params": 0.1}},
+                    "student": {"family": "squeezenet", "budget": {"params": 0.2}},
                     "epochs": 8,
                     **taught,
                 }
@@ -38,7 +38,7 @@ def test_from_a_line_that_names_the_student_to_a_registered_quantized_one(
             {"distill": {"method": "hard", "epochs": 1, "lr": 1e-3}},
         ],
         "targets": [{"name": "edge-cpu", "budget": {"size_bytes": 400_000}}],
-        "gate": {"max_drop": {"accuracy": 0.1}, "no_faster": "allow"},
+        "gate": {"max_drop": {"accuracy": 0.3}, "no_faster": "allow"},
         "register": {"alias": "taught-{target}"},
     }
     file = tmp_path / "recipe.yaml"
@@ -51,7 +51,7 @@ def test_from_a_line_that_names_the_student_to_a_registered_quantized_one(
     assert [entry.step for entry in light.history] == ["distill", "quantize", "distill"]
     assert light.source == parent.source
     first = load(paths["distill"] / "bundle")
-    assert sum(p.numel() for p in first.module.parameters()) <= 0.1 * sum(
+    assert sum(p.numel() for p in first.module.parameters()) <= 0.2 * sum(
         p.numel() for p in parent.module.parameters()
     )
     assert invoke(("plan", str(file), "--json")) == 0
