@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from lwplugin.artifact import Store, digest_directory, digest_json
 from lwplugin.errors import StoreError
 from lwplugin.progress import Progress, silent
+from lwplugin.settings import settings
 
 
 class StepConfig(BaseModel):
@@ -88,6 +89,8 @@ class Step:
     context: Callable[[Any], Mapping[str, Any]] = _no_context
     reusable: Callable[[Path], bool] = always
     cached: bool = True
+    trains: bool = False
+    """Whether several processes can share its work."""
 
     def key(self, config: StepConfig, input_digests: Mapping[str, str]) -> str:
         """sha256 of all the result can depend on."""
@@ -126,8 +129,11 @@ def execute(
     *,
     progress: Progress = silent,
     again: bool = False,
+    processes: int | None = None,
 ) -> Result:
     """Run ``step`` unless the store has its result; ``again`` runs it anyway.
+
+    A step that trains does so in ``processes`` processes, by default as many as the settings say.
 
     Raises LwpluginError; then the store holds nothing of this run but its checkpoints.
     """
@@ -141,7 +147,15 @@ def execute(
             return Result(found.path, found.digest, key, True, time.perf_counter() - started)
         with store.put(key, identity) as output:
             paths = {name: item.path for name, item in inputs.items()}
-            step.run(config, paths, output, scratch=store.work(key), progress=progress)
+            count = (processes or settings().processes) if step.trains else 1
+            if count > 1:
+                from lwplugin.components.several import run_in_processes
+
+                run_in_processes(
+                    step, config, paths, output, scratch=store.work(key), progress=progress, processes=count
+                )
+            else:
+                step.run(config, paths, output, scratch=store.work(key), progress=progress)
             store.remove(key)  # what `again` or a noisy measurement replaces
         stored = _stored(step, key, store, judge=False)
     if stored is None:

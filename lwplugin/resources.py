@@ -42,14 +42,17 @@ class Volume(_Block):
 
 
 class Resources(_Block):
-    """What an engine gives a step. The local runner has this machine and heeds none of it.
+    """What an engine gives a step. The local runner has this machine and heeds ``processes`` only.
 
-    Prefect heeds ``retries`` and ``timeout_s``; the rest is for pods.
+    Prefect heeds ``processes``, ``retries`` and ``timeout_s``; the rest is for pods.
     """
 
     image: str | None = Field(None, min_length=1, description="container image; default: the pipeline's")
     accelerator: str | None = Field(None, description="e.g. nvidia.com/gpu")
     count: int = Field(1, ge=1, description="accelerators")
+    processes: int = Field(
+        1, ge=1, le=64, description="that train together, on a GPU each where there are some"
+    )
     cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores, e.g. 2 or 500m")
     memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes, e.g. 16Gi")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels the node must have")

@@ -83,6 +83,10 @@ class Settings:
         default="auto",
         metadata=_read(str, "where compressing computes: auto (cuda where there is one), cpu, cuda, cuda:1"),
     )
+    processes: int = field(
+        default=1,
+        metadata=_read(_count, "processes that train together, where a step was not told another number"),
+    )
     serve_threads: int | None = field(
         default=None,
         metadata=_read(_count, "threads of a served light version; unset: those it was measured with"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from lwplugin.pipelines.plan import Plan, PlannedStep
 from lwplugin.artifact import Store
 from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
+from lwplugin.resources import Resources, resources_of
 from lwplugin.settings import settings
 
 Status = Literal["made", "found", "failed", "skipped"]
@@ -76,16 +77,19 @@ def run_plan(
     ended: Callable[[StepRun], None] = lambda run: None,
     again: Collection[str] = (),
     steps: Callable[[str], Step] = step_named,
+    resources: Mapping[str, Resources] | None = None,
 ) -> RunResult:
     """Run every step in order; an error ends what depends on it and nothing else.
 
-    ``again`` holds ids of steps to run though the store has them; ``steps`` finds a step by its name.
+    ``again`` holds ids of steps to run though the store has them; ``steps`` finds a step by its name;
+    of ``resources`` the processes that train together are heeded.
     """
     result = RunResult(plan)
     made: dict[str, Result] = {}
     for planned in plan.steps:
         started(planned)
-        run = _run(planned, made, store, progress, planned.id in again, steps)
+        processes = resources_of(resources or {}, planned.step).processes
+        run = _run(planned, made, store, progress, planned.id in again, steps, processes)
         result.steps.append(run)
         ended(run)
     return result
@@ -98,6 +102,7 @@ def _run(
     progress: Progress,
     again: bool,
     steps: Callable[[str], Step],
+    processes: int,
 ) -> StepRun:
     absent = [source for source in planned.inputs.values() if source not in made]
     if absent:
@@ -108,7 +113,8 @@ def _run(
     try:
         step = steps(planned.step)
         inputs: dict[str, Artifact] = {name: made[source] for name, source in planned.inputs.items()}
-        done = execute(step, _config(step, planned), inputs, store, progress=progress, again=again)
+        config, several = _config(step, planned), processes if processes > 1 else None
+        done = execute(step, config, inputs, store, progress=progress, again=again, processes=several)
     except Exception as error:  # the other targets still deserve their run
         if settings().debug:
             traceback.print_exc()

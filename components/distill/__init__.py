@@ -61,4 +61,5 @@ STEP = Step(
     packages=("torch",),
     outside_key=frozenset({"tracking_uri"}),
     context=_context,
+    trains=True,
 )

@@ -28,4 +28,5 @@ STEP = Step(
     writes={"bundle/": "the factorized light model"},
     packages=("torch",),
     context=examples,
+    trains=True,
 )

@@ -28,4 +28,5 @@ STEP = Step(
     writes={"bundle/": "the pruned light model"},
     packages=("torch",),
     context=examples,
+    trains=True,
 )

@@ -36,4 +36,5 @@ STEP = Step(
     writes={"bundle/": "the quantized light model, integers packed"},
     packages=("torch",),
     context=_examples_and_kernels,
+    trains=True,
 )

@@ -140,7 +140,7 @@ def run_command(
 
             return submit_recipe(plan, recipe, host, image, wait, as_json, out)
         result = (
-            _run(plan, place, again, quiet)
+            _run(plan, place, recipe, again, quiet)
             if engine == "local"
             else _on(engine, plan, place, recipe, again, quiet)
         )
@@ -177,9 +177,10 @@ def _on(
     return run_plan_on_prefect(plan, store, load_recipe(recipe).resources, again=again)
 
 
-def _run(plan: Plan, store: Store, again: tuple[str, ...], quiet: bool) -> RunResult:
+def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool) -> RunResult:
     from lwplugin.errors import did_you_mean
     from lwplugin.pipelines.local import run_plan
+    from lwplugin.recipe import load_recipe
 
     known = [step.id for step in plan.steps]
     for step_id in again:
@@ -198,7 +199,8 @@ def _run(plan: Plan, store: Store, again: tuple[str, ...], quiet: bool) -> RunRe
     try:
         if not quiet:
             click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}", err=True)
-        return run_plan(plan, store, progress=progress, ended=ended, again=again)
+        resources = load_recipe(recipe).resources
+        return run_plan(plan, store, progress=progress, ended=ended, again=again, resources=resources)
     finally:
         progress.close()
 

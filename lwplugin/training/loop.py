@@ -23,6 +23,7 @@ from lwplugin.errors import DataError, MethodError
 from lwplugin.model.placement import chosen_device
 from lwplugin.progress import Progress, silent
 from lwplugin.training import checkpoint as checkpoints
+from lwplugin.training import processes
 from lwplugin.training.checkpoint import Position
 from lwplugin.training.config import TrainConfig
 from lwplugin.training.optimizer import make_optimizer, set_lr
@@ -116,6 +117,7 @@ class _Run:
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype is torch.float16)
         self.identity = checkpoints.identity(self.module, self.data, self.config)
         self._resume()
+        processes.begin_alike(self.module, self.identity)
         self.began = time.perf_counter() - self.position.seconds
         self.saved = time.perf_counter()
         at = self.position
@@ -123,6 +125,7 @@ class _Run:
             return
         while at.epoch < self.config.epochs and at.step < self.total and not at.stopped_early:
             self._epoch()
+            processes.average_buffers(self.module)
             self._judge()
             at.epoch, at.batch = at.epoch + 1, 0
         if self.config.keep_best and self.best is not None:
@@ -158,7 +161,10 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         examples = sum(len(batch) for batch in group)
         parts: list[torch.Tensor] = []
-        for batch in group:
+        for whole in group:
+            batch = processes.part_of(whole)
+            if not len(batch):
+                continue
             if self.device.type != "cpu":
                 batch = batch.to(self.device)
             with self._autocast():
@@ -167,12 +173,13 @@ class _Run:
                 raise MethodError(
                     "A loss must be one number", got=f"shape {list(value.shape)}", do="average it"
                 )
-            if len(group) > 1:
-                # Weighted by size, so that accumulation is exactly the large batch it stands for.
+            if len(batch) != examples:
+                # Weighted by size, so that parts add up to exactly the large batch they are of.
                 value = value * (len(batch) / examples)
             self.scaler.scale(value).backward()  # type: ignore[no-untyped-call]
             parts.append(value.detach())
-        self.pending.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum())
+        loss = torch.stack(parts).sum() if parts else torch.zeros((), device=self.device)
+        self.pending.append(processes.sum_gradients(self.parameters, loss))
         if self.device.type == "cpu" or len(self.pending) >= _GPU_LOSSES:
             # Before the step on a CPU: weights are still sound when the error is raised.
             self._fetch_losses()
@@ -210,7 +217,7 @@ class _Run:
             "lr": float(self.optimizer.param_groups[0]["lr"]),
         }
         if self.validation is not None:
-            score = self._score(self.validation)
+            score = processes.leaders(self._score(self.validation))
             entry["score"] = score
             if at.best_score is None or score > at.best_score:
                 at.best_score, at.best_epoch = score, at.epoch
@@ -240,12 +247,13 @@ class _Run:
             return False
         if self.config.checkpoint_every_steps is not None:
             return self.position.step % self.config.checkpoint_every_steps == 0
-        return time.perf_counter() - self.saved >= self.config.checkpoint_every_s
+        return bool(processes.leaders(time.perf_counter() - self.saved >= self.config.checkpoint_every_s))
 
     def _save(self) -> None:
         self._fetch_losses()
+        processes.average_buffers(self.module)
         self.position.seconds = time.perf_counter() - self.began
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and processes.leads():
             checkpoints.save(
                 self.checkpoint,
                 identity=self.identity,

@@ -7,6 +7,7 @@ from typing import Any
 from kfp import kubernetes
 
 from lwplugin.resources import Resources
+from lwplugin.settings import variable
 
 _LONGEST_DELAY_S = 3600
 
@@ -16,11 +17,13 @@ def give(task: Any, resources: Resources) -> None:
     if resources.image:
         task.set_container_image(resources.image)
     _hardware(task, resources)
+    if resources.processes > 1:
+        task.set_env_variable(variable("processes"), str(resources.processes))
     for name, value in resources.env.items():
         task.set_env_variable(name, value)
-    for variable, reference in resources.secrets.items():
+    for name, reference in resources.secrets.items():
         secret, _, key = reference.partition("/")
-        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: variable})
+        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env={key: name})
     for volume in resources.volumes:
         kubernetes.mount_pvc(task, pvc_name=volume.claim, mount_path=volume.path, sub_path=volume.sub_path)
     for label, value in resources.node_selector.items():

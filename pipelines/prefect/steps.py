@@ -47,12 +47,16 @@ def submit(
         timeout_seconds=given.timeout_s,
         tags=["lwplugin", f"lwplugin:{planned.step}"],
     )
-    return configured.submit(asdict(planned), dict(inputs), str(store), again)
+    return configured.submit(asdict(planned), dict(inputs), str(store), again, given.processes)
 
 
 @task(persist_result=True, cache_policy=NO_CACHE)
 def run_step(
-    planned: dict[str, Any], inputs: dict[str, dict[str, Any]], store: str, again: bool = False
+    planned: dict[str, Any],
+    inputs: dict[str, dict[str, Any]],
+    store: str,
+    again: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Carry one step out; ``inputs`` are the answers of the tasks before."""
     this = PlannedStep(**planned)
@@ -60,7 +64,10 @@ def run_step(
     artifacts = {name: Artifact(Path(made["path"]), made["digest"]) for name, made in inputs.items()}
     config = step.config.model_validate(this.config)
     with _slot(this.step):
-        done = execute(step, config, artifacts, open_store(store), progress=_progress(), again=again)
+        several = processes if processes > 1 else None
+        done = execute(
+            step, config, artifacts, open_store(store), progress=_progress(), again=again, processes=several
+        )
     status: Status = "found" if done.hit else "made"
     run = StepRun(this.id, this.step, this.target, status, done.seconds, done.key, done.path, done.digest)
     get_run_logger().info("%s %s, key %s, digest %s", this.id, status, done.key[:12], done.digest[:12])
