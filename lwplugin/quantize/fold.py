@@ -40,8 +40,8 @@ def fold_batchnorm(module: nn.Module, inputs: Inputs) -> list[Folding]:
     trial = copy.deepcopy(module)
     for pair in pairs:
         _fold(trial, pair)
-    if not _agree(before, flat_outputs(call(trial, inputs))):
-        pairs = [pair for pair in pairs if _agree(before, _outputs_with(module, pair, inputs))]
+    if not outputs_agree(before, flat_outputs(call(trial, inputs))):
+        pairs = [pair for pair in pairs if outputs_agree(before, _outputs_with(module, pair, inputs))]
     for pair in pairs:
         _fold(module, pair)
     return pairs
@@ -123,7 +123,8 @@ def flat_outputs(raw: Any) -> list[torch.Tensor]:
     return []
 
 
-def _agree(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+def outputs_agree(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    """Whether two sets of outputs differ by less than 1e-4 of their largest value."""
     return all(
         float((a - b).abs().max()) <= _TOLERANCE * max(float(a.abs().max()), 1e-6)
         for a, b in zip(before, after, strict=True)

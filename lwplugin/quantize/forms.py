@@ -10,18 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs
+from lwplugin.data.batch import Inputs, take
 from lwplugin.quantize.calibration import LayerRanges
+from lwplugin.quantize.equalization import Pair, equalized
 from lwplugin.quantize.layers import QuantLinear, quantized_like
 from lwplugin.quantize.scheme import AffineGrid
 from lwplugin.quantize.smoothing import smoothing_gains
 from lwplugin.quantize.weights import WeightClip, channel_scales, round_weight
+
+_EQUALIZING_EXAMPLES = 16
 
 
 @dataclass(frozen=True)
 class Form:
     """What is done to a model before its weights are rounded."""
 
+    equalized: bool = False
+    """Channels are scaled between layers (`equalization.py`)."""
     dynamic: bool = False
     """Linear layers take the range of their input while they run."""
     smoothed: bool = False
@@ -30,7 +35,7 @@ class Form:
     @property
     def name(self) -> str:
         """In words, comma-separated; "plain" for none of it."""
-        words = {"dynamic": self.dynamic, "smoothed": self.smoothed}
+        words = {"equalized": self.equalized, "dynamic": self.dynamic, "smoothed": self.smoothed}
         return ", ".join(word for word, on in words.items() if on) or "plain"
 
     def rounded(self, how: str) -> str:
@@ -41,7 +46,7 @@ class Form:
 class Maker:
     """Makes forms of ``module``, whose layers ``names`` become integer layers with weights of at most ``limit``.
 
-    ``calibrate`` gives the ranges for inputs times gains; ``inputs`` are what gains are chosen on.
+    ``calibrate`` gives a module's ranges for inputs times gains; ``inputs`` are what gains are chosen on.
     """
 
     def __init__(
@@ -50,33 +55,57 @@ class Maker:
         names: list[str],
         limit: int,
         clip: WeightClip,
-        calibrate: Callable[[Mapping[str, Tensor]], dict[str, LayerRanges]],
+        calibrate: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, LayerRanges]],
         inputs: Inputs,
     ) -> None:
         self.module, self.names, self.limit, self.clip = module, names, limit, clip
         self._calibrate, self._inputs = calibrate, inputs
-        self._ranges: dict[bool, dict[str, LayerRanges]] = {}
-        self._gains: dict[str, Tensor] = {}
+        self._references: dict[bool, nn.Module] = {False: module}
+        self._ranges: dict[tuple[bool, bool], dict[str, LayerRanges]] = {}
+        self._gains: dict[bool, dict[str, Tensor]] = {}
+        self.pairs: list[Pair] = []
 
     @property
     def over_tokens(self) -> list[str]:
         """Linear layers that were seen to read more than one row an example."""
-        return [name for name in self._linear if self.ranges(smoothed=False)[name].dimensions > 2]
+        return [name for name in self._linear if self.ranges(Form())[name].dimensions > 2]
 
-    def ranges(self, *, smoothed: bool) -> dict[str, LayerRanges]:
-        """Calibrated once for each of the two."""
-        if smoothed not in self._ranges:
-            if smoothed:
-                self._gains = smoothing_gains(self.module, self._inputs, self._linear, limit=self.limit)
-            self._ranges[smoothed] = self._calibrate(self._gains if smoothed else {})
-        return self._ranges[smoothed]
+    def reference(self, form: Form) -> nn.Module:
+        """The float model whose weights the form rounds; equalized, it answers as the module does."""
+        if form.equalized not in self._references:
+            made = copy.deepcopy(self.module)
+            self.pairs = equalized(made, self.names, take(self._inputs, _EQUALIZING_EXAMPLES))
+            self._references[True] = made
+        return self._references[form.equalized]
+
+    @property
+    def can_equalize(self) -> bool:
+        """Whether there are channels to scale between layers."""
+        self.reference(Form(equalized=True))
+        return bool(self.pairs)
+
+    def gains(self, form: Form) -> dict[str, Tensor]:
+        """Of its linear layers' inputs, where it is smoothed."""
+        if not form.smoothed:
+            return {}
+        if form.equalized not in self._gains:
+            self._gains[form.equalized] = smoothing_gains(
+                self.reference(form), self._inputs, self._linear, limit=self.limit
+            )
+        return self._gains[form.equalized]
+
+    def ranges(self, form: Form) -> dict[str, LayerRanges]:
+        """Calibrated once for each float model and its gains."""
+        key = form.equalized, form.smoothed
+        if key not in self._ranges:
+            self._ranges[key] = self._calibrate(self.reference(form), self.gains(form))
+        return self._ranges[key]
 
     @torch.no_grad()
     def make(self, form: Form) -> nn.Module:
         """A copy of the module in this form."""
-        ranges = self.ranges(smoothed=form.smoothed)
-        gains = self._gains if form.smoothed else {}
-        made = copy.deepcopy(self.module)
+        ranges, gains = self.ranges(form), self.gains(form)
+        made = copy.deepcopy(self.reference(form))
         for name in self.names:
             layer = self._layer(made.get_submodule(name), ranges[name], gains.get(name))
             if isinstance(layer, QuantLinear):

@@ -48,6 +48,11 @@ class Int8Config(QuantizeConfig):
     weight_clip: WeightClip = Field(
         default="max", description="Weight range per channel: the largest weight, or least squared error."
     )
+    equalization: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Scale channels between layers that only a ReLU separates, so that the weights of both fit their "
+        "grids; auto keeps it where calibration agrees better.",
+    )
     activations: Literal["auto", "static", "dynamic"] = Field(
         default="auto",
         description="Ranges of linear layers' inputs: from calibration, or of the values at hand while the model runs; "
@@ -98,9 +103,9 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     reduced = needs_reduced_range(config.reduce_range)
     limit = weight_limit(8, reduced=reduced)
 
-    def calibrate(gains: Mapping[str, torch.Tensor]) -> dict[str, LayerRanges]:
+    def calibrate(net: nn.Module, gains: Mapping[str, torch.Tensor]) -> dict[str, LayerRanges]:
         return observe(
-            module,
+            net,
             calibration_batches(split, examples=config.examples, batch_size=config.batch_size),
             selection.chosen,
             lambda: make_observer(config.calibrator, percentile=config.percentile),
@@ -116,6 +121,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     maker = Maker(module, selection.chosen, limit, config.weight_clip, calibrate, solving)
     forms = Contest(module, judging, data.task)
     form, made = choose(maker, forms, config)
+    reference = maker.reference(form)
     tables = _pack_embeddings(module, made, first, config)
     contest = Contest(module, judging, data.task)
     if config.rounding != "compensated":
@@ -126,10 +132,10 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
             some = calibration_batches(
                 split, examples=config.correction_examples, batch_size=config.batch_size
             )
-            contest.enter({form.rounded("bias corrected"): bias_corrected(module, made, some)})
+            contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
     if config.rounding == "compensated" or (config.rounding == "auto" and config.bias_correction == "auto"):
         progress("compensate rounding", 0, 1)
-        mended = compensated(module, made, solving, limit=limit)
+        mended = compensated(reference, made, solving, limit=limit)
         contest.enter({form.rounded("compensated"): mended})
     chosen, picked = contest.best, contest.found[contest.picked]
     entry = HistoryEntry(
@@ -143,12 +149,13 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         seed=None,
         details={
             "layers": [
-                weight_report(name, chosen.get_submodule(name), module.get_submodule(name))
+                weight_report(name, chosen.get_submodule(name), reference.get_submodule(name))
                 for name in selection.chosen
             ]
             + [packed_report(name, chosen, module) for name in tables],
             "skipped": [{"name": name, "reason": reason} for name, reason in selection.skipped.items()],
             "folded": [{"layer": pair.layer, "norm": pair.norm} for pair in folded],
+            "equalized": [f"{pair.first} → {pair.second}" for pair in maker.pairs] if form.equalized else [],
             "reduced_range": reduced,
             "examples": total,
             "picked": contest.picked,
@@ -163,13 +170,17 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
 
     One thing is tried after the other, each on top of what has won so far.
     """
-    form = Form(dynamic=config.activations == "dynamic", smoothed=config.smoothing is True)
+    form = Form(
+        equalized=config.equalization is True,
+        dynamic=config.activations == "dynamic",
+        smoothed=config.smoothing is True,
+    )
     made = maker.make(form)
-    if not maker.over_tokens:
-        return form, made
+    tokens = bool(maker.over_tokens)
     open_choices = {
-        "dynamic": config.activations == "auto",
-        "smoothed": config.smoothing == "auto",
+        "equalized": config.equalization == "auto" and maker.can_equalize,
+        "dynamic": config.activations == "auto" and tokens,
+        "smoothed": config.smoothing == "auto" and tokens,
     }
     for change, wanted in open_choices.items():
         if not wanted:
