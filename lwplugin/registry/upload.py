@@ -15,6 +15,7 @@ from lwplugin.registry import flavor, lineage, mlmodel, signing
 from lwplugin.registry.bom import FILE_NAME, bill_of_materials
 from lwplugin.registry.conform import check_served, signature_from_file, stand_in, takes_text
 from lwplugin.registry.versions import Resolved
+from lwplugin.run_context import context_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -87,7 +88,7 @@ def upload(
         run = client.create_run(
             experiment_id,
             run_name=f"{name} for {tags[lineage.TARGET]}",
-            tags={**tags, "mlflow.source.name": "lwplugin"},
+            tags={**context_tags(), **tags, "mlflow.source.name": "lwplugin"},
         )
         run_id = run.info.run_id
         try:

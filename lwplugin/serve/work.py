@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from lwplugin.run_context import for_child
 from lwplugin.serve.log import log
 from lwplugin.serve.queue import Job, Tell, claim, finish, give_back, nobody, renew
 
@@ -86,8 +87,14 @@ class Worker:
         """The exit code; None where the job is somebody else's now."""
         command = [*_TIE, str(os.getpid()), *command_of(job, self._program, self._tracking_uri)]
         with out.open("wb") as stdout, err.open("wb") as stderr:
+            about = for_child(job=str(job.id), rule=job.rule, model=f"models:/{job.model}/{job.version}")
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                env={**os.environ, **about},
             )
         renew_at = time.monotonic() + self._lease_s / 3
         while True:
