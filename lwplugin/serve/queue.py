@@ -65,9 +65,9 @@ def take_in(engine: Engine, batch: Sequence[Delivery]) -> set[str]:
     with engine.begin() as connection:
         now = clock_s(connection)
         rows = {d.id: {**vars(d), "received_s": now} for d in batch}
-        statement = insert(connection, deliveries).values(list(rows.values()))
-        new = connection.execute(statement.on_conflict_do_nothing().returning(deliveries.c.id))
-        return set(new.scalars())
+        # The rows beside the statement, not in it: one that holds them is compiled anew for every batch.
+        statement = insert(connection, deliveries).on_conflict_do_nothing().returning(deliveries.c.id)
+        return set(connection.execute(statement, list(rows.values())).scalars())
 
 
 def open_deliveries(engine: Engine, most: int = 500) -> list[Delivery]:
