@@ -41,6 +41,12 @@ SUBJECT is one version (models:/net/3, models:/net@champion), a model (models:/n
 @click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML.")
 @click.option("--sarif", type=click.Path(path_type=Path), help="Write SARIF.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write a comment for a pull request.")
+@click.option(
+    "--compile",
+    "pipeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Check nothing; write the check of all versions as a Kubeflow pipeline, for a schedule.",
+)
 @click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
 @json_option
 def check_command(
@@ -50,10 +56,18 @@ def check_command(
     junit: Path | None,
     sarif: Path | None,
     markdown: Path | None,
+    pipeline: Path | None,
     tracking_uri: str | None,
     as_json: bool,
 ) -> int:
     with only_json(as_json) as out:
+        if pipeline is not None:
+            _compile(policy, pipeline, tracking_uri)
+            if as_json:
+                write_json({"file": str(pipeline)}, out)
+            else:
+                click.echo(f"{pipeline}: every version against {policy}")
+            return 0
         found = held_to(policy, subject, tracking_uri, as_alias=as_alias)
         if junit is not None:
             from lwplugin.policy.junit import junit_xml
@@ -85,6 +99,19 @@ def held_to(
     known, only = _versions(subject, tracking_uri)
     today = datetime.datetime.now(datetime.UTC).date()
     return evaluate(rules, known, today=today, only=only, as_alias=as_alias)
+
+
+def _compile(policy: Path, pipeline: Path, tracking_uri: str | None) -> None:
+    from lwplugin.cli.compile import extra
+    from lwplugin.policy import load_policy
+
+    load_policy(policy)
+    with extra("kubeflow", why="--compile"):
+        from lwplugin.components.kubeflow import IMAGE
+        from lwplugin.pipelines.kubeflow.compile import Deployment
+        from lwplugin.pipelines.kubeflow.ready import compile_fleet_check
+    text = policy.read_text(encoding="utf-8")
+    compile_fleet_check(text, Deployment(IMAGE), pipeline, tracking_uri=tracking_uri or "")
 
 
 def _versions(subject: str | None, tracking_uri: str | None) -> tuple[list[Listed], list[Listed]]:

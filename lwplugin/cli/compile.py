@@ -104,12 +104,19 @@ def deployment(recipe: Path, image: str | None, at_start: bool = False) -> Deplo
 
 
 def submit_recipe(
-    plan: Plan, recipe: Path, host: str, image: str | None, wait: bool, as_json: bool, out: Any
+    plan: Plan,
+    recipe: Path,
+    host: str,
+    image: str | None,
+    wait: bool,
+    cron: str | None,
+    as_json: bool,
+    out: Any,
 ) -> int:
-    """Start a run on a cluster; with ``wait`` the exit code says whether it succeeded."""
+    """Start a run on a cluster, or a recurring one; with ``wait`` the exit code says whether it succeeded."""
     with extra("kubeflow", why="--host"):
         from lwplugin.pipelines.kubeflow.run import submit
-    run = submit(plan, deployment(recipe, image), host, wait=wait)
+    run = submit(plan, deployment(recipe, image, cron is not None), host, cron=cron, wait=wait)
     if as_json:
         write_json({"run_id": run.run_id, "url": run.url, "state": run.state}, out)
     else:

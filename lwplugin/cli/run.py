@@ -111,6 +111,11 @@ def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
 )
 @click.option("--image", help="Container image of the steps on Kubeflow; default: LWPLUGIN_IMAGE.")
 @click.option("--wait", is_flag=True, help="With --host: until the run has ended.")
+@click.option(
+    "--cron",
+    metavar="'S M H D M W'",
+    help="With --host: a recurring run by these six fields, seconds first; the alias is looked up each time.",
+)
 @click.option("--again", multiple=True, metavar="STEP", help="Run this step though the store has it.")
 @click.option("--report", "reports", type=click.Path(path_type=Path), help="Copy the reports below this.")
 @click.option("--quiet", is_flag=True, help="Say nothing until the end.")
@@ -125,20 +130,21 @@ def run_command(
     host: str | None,
     image: str | None,
     wait: bool,
+    cron: str | None,
     again: tuple[str, ...],
     reports: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> int:
-    _check_options(engine, host, again)
+    _check_options(engine, host, again, cron)
     with only_json(as_json) as out:
-        plan, place = plan_of(recipe, model, tracking_uri), open_store(store)
+        plan, place = plan_of(recipe, model, tracking_uri, at_start=cron is not None), open_store(store)
         if dry_run:
             return _show_plan(plan, place, as_json, out)
         if host is not None:
             from lwplugin.cli.compile import submit_recipe
 
-            return submit_recipe(plan, recipe, host, image, wait, as_json, out)
+            return submit_recipe(plan, recipe, host, image, wait, cron, as_json, out)
         result = (
             _run(plan, place, recipe, again, quiet)
             if engine == "local"
@@ -153,9 +159,13 @@ def run_command(
         return EXIT_CODES[verdict]
 
 
-def _check_options(engine: str, host: str | None, again: tuple[str, ...]) -> None:
+def _check_options(engine: str, host: str | None, again: tuple[str, ...], cron: str | None) -> None:
     if host is not None and engine != "kubeflow":
         raise click.UsageError("--host belongs to --engine kubeflow; Prefect's server is PREFECT_API_URL")
+    if cron is not None and host is None:
+        raise click.UsageError(
+            "--cron belongs to --host: a schedule needs a server; on Prefect, see prefect.yaml"
+        )
     if again and engine == "kubeflow":
         raise click.UsageError("--again works with the engines local and prefect")
 

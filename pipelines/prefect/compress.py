@@ -15,6 +15,8 @@ from lwplugin.pipelines.prefect.show import show
 from lwplugin.pipelines.prefect.steps import submit
 from lwplugin.pipelines.summary import summarise
 from prefect import flow
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -99,7 +101,27 @@ def run_steps(
         else:
             result.steps.append(_answer(futures[planned.id], plan, planned.id))
     show(result)
+    _record_failure(result)
     return result
+
+
+def _record_failure(result: RunResult) -> None:
+    """Steps that failed become one failed run in the registry; a registry that cannot be asked is only a warning."""
+    from lwplugin.registry import record_failure
+
+    failed = [f"{run.id}: {run.why}" for run in result.steps if run.status == "failed"]
+    if not failed:
+        return
+    try:
+        record_failure(
+            model=result.plan.parent.uri,
+            error="; ".join(failed),
+            engine="prefect",
+            engine_run=str(flow_run.id),
+            recipe_digest=result.plan.recipe_digest,
+        )
+    except LwpluginError as error:
+        get_run_logger().warning("the failure could not be recorded in the registry: %s", error)
 
 
 def _answer(future: Any, plan: Plan, step_id: str) -> StepRun:

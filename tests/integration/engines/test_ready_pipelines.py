@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+import yaml
 
 FLOWS = """
 import json, os, sys
-from lwplugin.pipelines.prefect import LwpluginRegistry, LwpluginStore, batch, fleet_check, retrain
+from lwplugin.pipelines.prefect import LwpluginRegistry, LwpluginStore, batch, compress, fleet_check, retrain
 
-recipe, train, policy, answer = sys.argv[1:]
+recipe, broken, train, policy, answer = sys.argv[1:]
 LwpluginRegistry(tracking_uri=os.environ.pop("MLFLOW_TRACKING_URI")).save("registry")
 LwpluginStore(path=os.environ.pop("LWPLUGIN_STORE")).save("store")
 where = {"registry": "registry", "store": "store"}
@@ -26,6 +28,7 @@ models = ["models:/digits-cnn/1", "models:/nobody/1"]
 found = {
     "retrain": told(retrain(recipe, train=train, arguments={"version": 1}, return_state=True, **where)),
     "batch": told(batch([recipe], models=models, return_state=True, **where)),
+    "broken": told(compress(broken, return_state=True, **where)),
     "fleet": told(fleet_check(policy, registry="registry", return_state=True)),
 }
 open(answer, "w").write(json.dumps(found, default=str))
@@ -51,7 +54,15 @@ def test_ready_flows(
     (tmp_path / "flows.py").write_text(FLOWS)
     (tmp_path / "training.py").write_text(TRAIN)
     (tmp_path / "policy.yaml").write_text(POLICY)
-    arguments = [str(recipe), f"{tmp_path / 'training.py'}:train", str(tmp_path / "policy.yaml")]
+    broken = yaml.safe_load(recipe.read_text())
+    broken["compress"] = [{"prune": {"method": "taylor", "macs": 0.5, "skip": ["no-such-layer"]}}]
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken))
+    arguments = [
+        str(recipe),
+        str(tmp_path / "broken.yaml"),
+        f"{tmp_path / 'training.py'}:train",
+        str(tmp_path / "policy.yaml"),
+    ]
     done = subprocess.run(
         [sys.executable, str(tmp_path / "flows.py"), *arguments, str(tmp_path / "answer.json")],
         cwd=main_job_environment["FOLDER"],
@@ -77,6 +88,16 @@ def test_ready_flows(
     assert rows["digits-cnn/1"]["smaller"] > 1
     assert rows["nobody/1"]["verdict"] == "error"
     assert "no model 'nobody'" in rows["nobody/1"]["reason"]
+
+    state, message, _ = answer["broken"]
+    assert state == "FAILED"
+    assert message.startswith("prune: ")
+    client = mlflow.MlflowClient(main_job_environment["MLFLOW_TRACKING_URI"])
+    experiment = client.get_experiment_by_name("lwplugin")
+    assert experiment is not None
+    (failure,) = client.search_runs([experiment.experiment_id], "tags.`lwplugin.engine` = 'prefect'")
+    assert failure.info.status == "FAILED"
+    assert "no-such-layer" in failure.data.tags["lwplugin.error"]
 
     state, message, findings = answer["fleet"]
     assert state == "FAILED", message  # the light version is larger than a kilobyte

@@ -49,7 +49,17 @@ def test_many_models_are_one_pipeline(recipe: Path) -> None:
         ["run", "RECIPE", "--engine", "airflow"],
         ["run", "RECIPE", "--engine", "prefect", "--host", "http://kfp"],
         ["run", "RECIPE", "--engine", "kubeflow", "--again", "prune"],
+        ["run", "RECIPE", "--engine", "kubeflow", "--cron", "0 0 3 * * *"],
     ],
 )
 def test_wrong_options_are_usage(recipe: Path, arguments: list[str]) -> None:
     assert invoke([str(recipe) if each == "RECIPE" else each for each in arguments]) == 4
+
+
+def test_the_fleet_check_as_a_pipeline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, output = tmp_path / "policy.yaml", tmp_path / "fleet.yaml"
+    policy.write_text("rules:\n  - {name: size, budget: {size_bytes: 1}}\n")
+    assert invoke(["check", "--policy", str(policy), "--compile", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(output)}
+    document = next(yaml.safe_load_all(output.read_text()))
+    assert document["pipelineInfo"]["name"] == "lwplugin-fleet-check"
