@@ -79,10 +79,13 @@ def follow(lesson: Lesson, *, anywhere: bool = False) -> tuple[TrainResult, dict
             return followed
         apart = []
         for name, of in pairs.items():
-            one, other = given[name], wanted[of]
+            one, other = given[name], wanted[of].float()
             if pooled[name]:
                 one, other = means(one), means(other)
-            apart.append(measure(guided.adapted(name, one).float(), other.float()))
+            one = guided.adapted(name, one).float()
+            if (real := real_tokens(batch, one)) is not None:
+                one, other = one * real, other * real
+            apart.append(measure(one, other))
         return followed + config.weight * torch.stack(apart).mean()
 
     return lesson.learn(loss, around=guided), {"pairs": pairs}
@@ -106,6 +109,14 @@ def attention_map(values: Tensor) -> Tensor:
 def _hint(given: Tensor, wanted: Tensor) -> Tensor:
     """Squared error relative to the teacher's own values."""
     return (given - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+
+
+def real_tokens(batch: Batch, values: Tensor) -> Tensor | None:
+    """[n, tokens, 1], 0 where a sequence of token ids was padded; None where nothing says so."""
+    mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, dict) else None
+    if mask is None or values.ndim != 3 or mask.shape != values.shape[:2]:
+        return None
+    return mask.unsqueeze(-1).to(values)
 
 
 def means(values: Tensor) -> Tensor:

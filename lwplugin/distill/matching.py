@@ -43,13 +43,18 @@ def resolution(shape: torch.Size) -> tuple[int, ...]:
 
 
 def match(student: Shapes, teacher: Shapes) -> dict[str, str]:
-    """Student's layer → teacher's. Blocks of transformers are spread evenly over the teacher's (TinyBERT,
-    1909.10351); of feature maps the last at each resolution is taken, under its own name where the teacher
-    has it at that resolution. A single point is no map."""
+    """Student's layer → teacher's.
+
+    Blocks of transformers are spread evenly over the teacher's, and what enters the first, the embeddings, follows
+    the teacher's (TinyBERT, 1909.10351). Of feature maps the last at each resolution is taken, under its own name
+    where the teacher has it at that resolution. A single point is no map.
+    """
     pairs: dict[str, str] = {}
     mine, theirs = _blocks(student), _blocks(teacher)
     if mine and theirs:
         step = len(theirs) / len(mine)
+        below = _below(student, mine[0]), _below(teacher, theirs[0])
+        pairs |= {below[0]: below[1]} if below[0] and below[1] else {}
         pairs |= {name: theirs[max(0, round((i + 1) * step) - 1)] for i, name in enumerate(mine)}
     last = {resolution(shape): name for name, shape in teacher.items() if len(shape) == 4}
     ends = {resolution(shape): name for name, shape in student.items() if len(shape) == 4}
@@ -86,6 +91,16 @@ def chosen(
                 do="pair layers of one height and width, or one number of tokens",
             )
     return dict(pairs)
+
+
+def _below(shapes: Shapes, block: str) -> str | None:
+    """The last sequence that is done before the first block begins: the embeddings."""
+    found = None
+    for name, shape in shapes.items():
+        if name == block or name.startswith(f"{block}."):
+            break
+        found = name if len(shape) == 3 and shape[:2] == shapes[block][:2] else found
+    return found
 
 
 def _blocks(shapes: Shapes) -> list[str]:
