@@ -33,6 +33,7 @@ targets:
     format: onnx
     threads: 1
     batch: 1
+    device: cpu             # or cuda, or a board that devices.yaml names: `lwplugin devices`
     budget: {size_bytes: 400_000, p95_ms: 5}
 
 # How much worse than its parent it may be, and how sure the gate must be of that.

@@ -10,6 +10,10 @@ from scipy import special
 
 from lwplugin.measure.result import Interval
 
+PACE_FACTOR = 1.75
+PACE_SD = 0.01
+PACE_WEIGHT = 4
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -34,6 +38,28 @@ def quantile(
     if high_rank is not None:
         high = max(estimate, float(ordered[min(n - 1, math.ceil((high_rank + 1) * scale) - 1)]))
     return Interval(estimate=estimate, low=low, high=high, confidence=confidence)
+
+
+def repeatable(interval: Interval, levels: Floats) -> Interval:
+    """The interval widened to what another measurement of the same file on the same machine would say.
+
+    ``levels`` [stretch] is the same quantile in each consecutive stretch of the run. A machine's pace wanders
+    on all time scales, and what it does between measurements no number of runs within one can show. That is
+    taken as ``PACE_FACTOR`` times the standard deviation between stretches, pooled with a known one
+    (``PACE_SD``, worth ``PACE_WEIGHT`` degrees of freedom); see the README for the runs they come from.
+    """
+    logs = np.log(levels)
+    squares = float(((logs - logs.mean()) ** 2).sum())
+    freedom = PACE_WEIGHT + len(logs) - 1
+    variance = (PACE_WEIGHT * PACE_SD**2 + PACE_FACTOR**2 * squares) / freedom
+    apart = student(freedom, interval.confidence) * math.sqrt(variance)
+    ends: dict[str, float | None] = {"low": interval.low, "high": interval.high}
+    for name, sign in (("low", -1.0), ("high", 1.0)):
+        end = ends[name]
+        if end is not None:
+            within = math.log(end / interval.estimate)
+            ends[name] = interval.estimate * math.exp(sign * math.hypot(within, apart))
+    return interval.model_copy(update=ends)
 
 
 def ranks(n: int, q: float, confidence: float) -> tuple[int | None, int | None]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwplugin.measure.intervals import Floats, quantile
+from lwplugin.measure.intervals import Floats, quantile, repeatable
 from lwplugin.measure.machine import load_average
 from lwplugin.measure.noise import Speed, judge
-from lwplugin.measure.result import Latency, Throughput
+from lwplugin.measure.result import Interval, Latency, Throughput
 from lwplugin.measure.session import Peer, in_turn
 from lwplugin.measure.wire import Array
 from lwplugin.progress import Progress, silent
@@ -54,7 +54,7 @@ class Timings:
         """Median and tail over all runs of these processes."""
         samples, stretches = self._samples(labels)
         found = {
-            f"p{percent}": quantile(samples, percent / 100, blocks=stretches, confidence=confidence)
+            f"p{percent}": _quantile(samples, percent / 100, stretches, confidence)
             for percent in (50, 90, 95, 99)
         }
         ends = {"": "estimate", "_low": "low", "_high": "high"}
@@ -74,7 +74,7 @@ class Timings:
     def throughput(self, labels: Sequence[str], batch: int, confidence: float) -> Throughput:
         """Examples a second at the median time of a batch."""
         samples, stretches = self._samples(labels)
-        middle = quantile(samples, 0.5, blocks=stretches, confidence=confidence)
+        middle = _quantile(samples, 0.5, stretches, confidence)
         return Throughput(
             batch=batch,
             examples_per_s=1e3 * batch / middle.estimate,
@@ -91,6 +91,11 @@ class Timings:
         pieces = [piece for turn in turns for piece in turn]
         tenths = np.repeat(np.arange(len(turns)) * _STRETCHES // len(turns), len(labels))
         return np.concatenate(pieces), np.repeat(tenths, [len(piece) for piece in pieces])
+
+
+def _quantile(samples: Floats, q: float, stretches: npt.NDArray[np.int64], confidence: float) -> Interval:
+    levels = np.array([np.quantile(samples[stretches == stretch], q) for stretch in np.unique(stretches)])
+    return repeatable(quantile(samples, q, blocks=stretches, confidence=confidence), levels)
 
 
 @dataclass(frozen=True)

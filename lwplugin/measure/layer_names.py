@@ -13,7 +13,9 @@ _FOLLOWS = {
     *("QuantizeLinear", "DequantizeLinear", "FakeQuantize", "BatchNormalization", "Identity", "Cast"),
     *("Convert", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
 }
-_WEIGHT = re.compile(r"^(?P<layer>.+?)\.(weight|in_proj_weight|codes|packed)")
+_WEIGHT = re.compile(r"^(module\.)?(?P<layer>.+?)\.(weight|in_proj_weight|codes|packed)")
+_BIAS = re.compile(r"^(module\.)?(?P<layer>.+?)\.(bias|in_proj_bias)")
+_PRODUCTS = {"MatMul", "Gemm", "Conv", "Convolution", "MatMulInteger", "FullyConnected"}
 _DECORATION = re.compile(
     r"^fused |(_kernel_time|_token_\d+|_nchwc|/WithoutBiases|/DequantizationMultiply|/fq_input_\d+|_fused\w*)$"
 )
@@ -61,8 +63,8 @@ def owners(nodes: list[Node]) -> dict[str, str]:
     {'conv': 'stem', 'y': 'stem', 'relu': 'stem', 'z': 'stem'}
     """
     made = {name: node for node in nodes for name in node.names}
-    prefix = _wrapper(made)
     weights: dict[str, str] = {}  # name of a constant → layer
+    biases: dict[str, str] = {}
     found: dict[str, str] = {}
     for node in nodes:
         read = [made.get(name) for name in node.inputs]
@@ -70,28 +72,42 @@ def owners(nodes: list[Node]) -> dict[str, str]:
             bool(read) and all(one is not None and one.constant for one in read)
         )
         if node.constant:
-            own = next((m["layer"] for name in node.names if (m := _WEIGHT.match(name))), None)
-            layer = own or next((weights[name] for name in node.inputs if name in weights), None)
-            if layer is not None:
-                weights.update(dict.fromkeys(node.names, layer.removeprefix(prefix)))
+            _name(node, _WEIGHT, weights)
+            _name(node, _BIAS, biases)
             continue
         layer = next((weights[name] for name in node.inputs if name in weights), None)
-        if layer is None and (node.kind in _FOLLOWS or _adds_constant(node, made)):
+        if layer is None and node.kind == "Add":
+            layer = _of_bias(node, made, biases, found)
+        if layer is None and node.kind in _FOLLOWS:
             layer = next((found[name] for name in node.inputs if name in found), None)
         if layer is not None:
             found.update(dict.fromkeys(node.names, layer))
     return found
 
 
-def _adds_constant(node: Node, made: Mapping[str, Node]) -> bool:
-    """A bias that is an operator of its own."""
-    return node.kind == "Add" and any(name in made and made[name].constant for name in node.inputs)
+def _name(node: Node, pattern: re.Pattern[str], known: dict[str, str]) -> None:
+    """The layer of a constant, by its own name or by that of what it is computed from."""
+    own = next((match["layer"] for name in node.names if (match := pattern.match(name))), None)
+    layer = own or next((known[name] for name in node.inputs if name in known), None)
+    if layer is not None:
+        known.update(dict.fromkeys(node.names, layer))
 
 
-def _wrapper(made: Mapping[str, Node]) -> str:
-    """What the exporter put before every name, if anything."""
-    named = [m["layer"] for name, node in made.items() if node.constant and (m := _WEIGHT.match(name))]
-    return "module." if named and all(name.startswith("module.") for name in named) else ""
+def _of_bias(
+    node: Node, made: Mapping[str, Node], biases: Mapping[str, str], found: dict[str, str]
+) -> str | None:
+    """A bias that is an operator of its own. Where its name survived and the weight's did not (exporters
+    fold a transposition into a weight), it names the product before it too."""
+    constant = [name for name in node.inputs if name in made and made[name].constant]
+    if not constant:
+        return None
+    before = next((name for name in node.inputs if name not in constant), None)
+    layer = next((biases[name] for name in constant if name in biases), None)
+    if layer is None or before is None:
+        return found.get(before or "")
+    if before in made and before not in found and made[before].kind in _PRODUCTS:
+        found.update(dict.fromkeys(made[before].names, layer))
+    return found.get(before, layer)
 
 
 def _onnx(file: Path) -> list[Node]:

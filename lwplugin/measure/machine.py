@@ -184,11 +184,11 @@ def _idle_ticks() -> dict[int, int]:
     return ticks
 
 
-# What a controller may ask the machine that measures, this one or a remote one.
+# What a controller may ask the machine that measures, this one or a remote one; no question names a path.
 QUESTIONS: Mapping[str, Callable[..., Any]] = {
     "facts": facts,
     "load_average": load_average,
-    "idle_cpus": idle_cpus,
+    "idle_cpus": lambda count: idle_cpus(int(count)),
     "available_memory_bytes": available_memory_bytes,
-    "throttling": throttling,
+    "throttling": lambda: throttling(),
 }

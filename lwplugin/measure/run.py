@@ -36,7 +36,7 @@ from lwplugin.measure.subject import Subject
 from lwplugin.progress import Progress, silent
 
 _TIMED_BATCHES = 4
-_FALLBACK_WORTH_SAYING = 0.01
+_FALLBACK_WORTH_SAYING = 0.05
 
 
 @dataclass

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwplugin.measure.intervals import effective_size, quantile, ranks
+from lwplugin.measure.intervals import effective_size, quantile, ranks, repeatable
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,41 @@ def test_too_few_runs_leave_the_end_open_instead_of_guessing() -> None:
     found = quantile(np.array([1.0, 2.0, 3.0]), 0.95)
     assert found.high is None
     assert found.estimate > 2
+
+
+def wandering(rng: np.random.Generator, length: int) -> np.ndarray:
+    """Flicker noise (power as 1/f) of standard deviation 1: what a shared machine's pace looks like."""
+    spectrum = rng.standard_normal(length // 2 + 1) + 1j * rng.standard_normal(length // 2 + 1)
+    frequency = np.arange(length // 2 + 1, dtype=float)
+    frequency[0] = np.inf
+    series = np.fft.irfft(spectrum / np.sqrt(frequency), length)
+    return series / series.std()
+
+
+def test_the_interval_holds_what_measurements_at_other_times_say() -> None:
+    """Forty measurements of one file over a long time; runs within each tell little of what lies between."""
+    rng = np.random.default_rng(0)
+    narrow, held, n = 0, 0, 0
+    for _ in range(8):
+        pace = 0.04 * wandering(rng, 8000)
+        found = []
+        for start in range(0, 8000, 200):  # ten stretches of measuring, then the machine does other things
+            stretch = np.repeat(np.arange(10), 40)
+            runs = np.exp(pace[start + stretch] + 0.05 * rng.standard_normal(400))
+            levels = np.array([np.median(runs[stretch == one]) for one in range(10)])
+            interval = quantile(runs, 0.5, blocks=stretch)
+            found.append((interval, repeatable(interval, levels)))
+        middle = np.median([interval.estimate for interval, _ in found])
+        narrow += sum(one.low <= middle <= one.high for one, _ in found)
+        held += sum(one.low <= middle <= one.high for _, one in found)
+        n += len(found)
+    assert held / n >= 0.9
+    assert narrow / n < 0.7
+
+
+def test_an_end_that_was_not_bounded_stays_so() -> None:
+    samples = np.linspace(1, 2, 30)
+    wide = repeatable(quantile(samples, 0.95), np.array([1.9, 1.95, 2.0]))
+    assert wide.high is None
+    assert wide.low is not None
+    assert wide.low < quantile(samples, 0.95).low  # type: ignore[operator]

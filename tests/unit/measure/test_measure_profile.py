@@ -100,6 +100,9 @@ def test_kernels_are_traced_to_layers_by_the_names_of_weights() -> None:
         Node("Relu", ["node_relu", "r"], ["b"]),
         Node("Add", ["node_add", "a"], ["r", "x"]),
         Node("MatMul", ["node_matmul", "m"], ["a", "val_7"]),
+        Node("Const", ["module.head.bias"], constant=True),
+        Node("MatMul", ["node_folded", "f"], ["m", "val_7"]),
+        Node("Add", ["node_head_bias", "hb"], ["f", "module.head.bias"]),
     ]
     layers = owners(graph)
     assert layer_of("r_nchwc", layers) == "conv1"
@@ -108,6 +111,7 @@ def test_kernels_are_traced_to_layers_by_the_names_of_weights() -> None:
     assert layer_of("fused node_bias", layers) == "conv1"
     assert layer_of("node_add", layers) is None
     assert layer_of("node_matmul", layers) is None
+    assert layer_of("node_folded", layers) == layer_of("node_head_bias", layers) == "head"
     assert layer_of("ReorderOutput_token_3", layers) is None
 
 
