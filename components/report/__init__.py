@@ -15,12 +15,11 @@ from lwplugin.progress import Progress
 from lwplugin.registry import Resolved
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from lwplugin.data import Data
     from lwplugin.gate import Verdict
 
-_IMAGES = 24
+_EXAMPLES = 24
+_NUMBERS = 32  # features of a vector that a person would read
 
 
 class Config(DataConfig):
@@ -44,7 +43,6 @@ def run(
     progress("report", 0, None)
     light = _read(inputs["light"] / "bundle" / "model.json")
     comparison, verdict = load_comparison(inputs["comparison"]), load_verdict(inputs["verdict"])
-    images, ids = _flipped(load_data(config.data, config.task), verdict)
     report = ReportInputs(
         name=config.parent.name,
         parent={"name": config.parent.name, "version": config.parent.version, **(light["source"] or {})},
@@ -57,33 +55,37 @@ def run(
         verdict=verdict,
         recipe=yaml.safe_dump(_brief(config.recipe), sort_keys=False, allow_unicode=True),
         target=config.target,
-        flips_images=images,
-        flips_image_ids=ids,
+        **_flipped(load_data(config.data, config.task), verdict),
     )
     write_report(report, output)
 
 
-def _flipped(data: Data, verdict: Verdict) -> tuple[np.ndarray | None, list[int]]:
-    """Pictures [n, c, h, w] of examples that changed sides, those that were lost first, and their ids."""
+def _flipped(data: Data, verdict: Verdict) -> dict[str, Any]:
+    """Pictures or texts of examples that changed sides, those that were lost first, and their ids.
+
+    Images are shown as pictures, texts as text, and plain vectors by their numbers; other examples not at all.
+    """
     import numpy as np
     import torch
 
     flips, split = verdict.flips, data.test
     if flips is None or split is None:
-        return None, []
-    wanted = list(dict.fromkeys([*flips.lost_ids, *flips.gained_ids, *flips.changed_ids]))[:_IMAGES]
-    found: dict[int, np.ndarray] = {}
-    for batch in split.batches(256):
-        pictures = batch.inputs
-        if not isinstance(pictures, torch.Tensor) or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
-            return None, []
-        for row, example in enumerate(batch.ids.tolist()):
-            if example in wanted:
-                found[example] = pictures[row].numpy()
-        if len(found) == len(wanted):
-            break
-    kept = [example for example in wanted if example in found]
-    return (np.stack([found[example] for example in kept]), kept) if kept else (None, [])
+        return {}
+    wanted = list(dict.fromkeys([*flips.lost_ids, *flips.gained_ids, *flips.changed_ids]))[:_EXAMPLES]
+    if not wanted:
+        return {}
+    texts = split.texts(np.array(wanted))
+    if texts is not None:
+        return {"flips_texts": texts, "flips_text_ids": wanted}
+    rows = next(split.subset(np.array(wanted)).batches(len(wanted))).inputs
+    if not isinstance(rows, torch.Tensor):
+        return {}
+    if rows.ndim == 4 and rows.shape[1] in (1, 3):
+        return {"flips_images": rows.numpy(), "flips_image_ids": wanted}
+    if rows.ndim == 2 and rows.shape[1] <= _NUMBERS:
+        told = [", ".join(f"{value:.4g}" for value in row) for row in rows.tolist()]
+        return {"flips_texts": told, "flips_text_ids": wanted}
+    return {}
 
 
 def _brief(document: Any) -> Any:

@@ -23,7 +23,8 @@ from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
-from lwplugin.prune.explain import explain
+from lwplugin.prune.explain import explain, sensitivity
+from lwplugin.prune.response_error import response_errors
 from lwplugin.prune.select import Budget, Cost, Importance, Limits, select
 from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import FinetuneOptions, finetune
@@ -64,6 +65,11 @@ class PruneConfig(FinetuneOptions):
         None,
         description="Recompute batch-norm statistics after the cut; by default only where there was no repair, "
         "which already aims at the parent's statistics.",
+    )
+    sensitivity: bool = Field(
+        False,
+        description="Record for the report how each layer's closed-form error grows with the fraction removed: one "
+        "more look at the repair examples; reconstruct records it anyway.",
     )
     seed: int = Field(0, description="Seed of every random choice.")
 
@@ -127,6 +133,8 @@ class Method:
     report: Report | None = None
     counts_only: bool = False
     """Scores with what MACs or parameters a unit costs, so a budget in latency means nothing to it."""
+    scores_errors: bool = False
+    """Its scores are themselves closed-form errors in the order of removal, so the sensitivity is known."""
 
     def run(
         self, model: LightModel, data: Data, config: Any, progress: Progress, checkpoint: Path | None = None
@@ -154,7 +162,11 @@ def run(
     parent = model.copy_module()
     shrink = method.shrink or by_units(method.score)
     pruned = shrink(parent, data, config, progress, checkpoint)
-    module = pruned.module
+    module, details = pruned.module, dict(pruned.details)
+    if method.scores_errors:
+        details["sensitivity"] = sensitivity((row["name"], row["importance"]) for row in details["removed"])
+    elif config.sensitivity:
+        details["sensitivity"] = measured_sensitivity(parent, data, config, progress)
     trained = finetune(
         module,
         parent,
@@ -178,9 +190,19 @@ def run(
         config=config.model_dump(mode="json"),
         metrics=metrics,
         seed=config.seed,
-        details=pruned.details,
+        details=details,
     )
     return model.evolve(module, entry)
+
+
+def measured_sensitivity(
+    parent: nn.Module, data: Data, config: PruneConfig, progress: Progress
+) -> list[dict[str, Any]]:
+    """The closed-form errors of every group, whatever the method goes by."""
+    graph = graph_of(parent, data, progress)
+    inputs = repair_inputs(parent, data, config.repair_examples)
+    errors = response_errors(parent, graph, inputs, seed=config.seed, progress=progress)
+    return sensitivity((group.name, each) for group, each in zip(graph.groups, errors, strict=True))
 
 
 def by_units(score: Scorer | None) -> Shrink:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,30 @@ def repair_rows(repairs: Sequence[LayerRepair]) -> list[dict[str, Any]]:
         {"name": r.name, "error_before": round(r.error_before, 6), "error_after": round(r.error_after, 6)}
         for r in repairs
     ]
+
+
+def sensitivity(errors: Iterable[tuple[str, Iterable[float | None]]]) -> list[dict[str, Any]]:
+    """How the relative squared error of the layers that read a group grows with the ``fraction`` of it removed,
+    cheapest first and re-solved after each.
+
+    ``errors`` are what each unit's removal adds, in that order; at most 33 points are kept. A group that was not
+    scored is left out.
+    """
+    rows = []
+    for name, added in errors:
+        known = np.array([np.nan if each is None else each for each in added], dtype=np.float64)
+        if not known.size or not np.isfinite(known).all():
+            continue
+        total = np.concatenate([[0.0], np.cumsum(np.sort(known))])
+        at = np.unique(np.linspace(0, len(known), min(len(known) + 1, 33)).round().astype(int))
+        rows.append(
+            {
+                "name": name,
+                "fractions": [float(f"{k / len(known):.4g}") for k in at],
+                "errors": [float(f"{total[k]:.4g}") for k in at],
+            }
+        )
+    return rows
 
 
 def compare(

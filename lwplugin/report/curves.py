@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from markupsafe import Markup, escape
 from lwplugin.report.charts import Axis
 
 WIDTH, HEIGHT = 300, 170
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 18, 10, 34
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,25 @@ def curves(
     x_name: str,
     y_format: Callable[[float], str],
     description: str,
+    log: bool = False,
+    width: int = WIDTH,
+    height: int = HEIGHT,
 ) -> Markup:
-    """All curves over one pair of axes, ``x_ticks`` (value, label) from end to end."""
-    x = Axis(x_ticks[0][0], x_ticks[-1][0], LEFT, WIDTH - RIGHT)
-    y = Axis(y_low, y_high, HEIGHT - BOTTOM, TOP)
+    """All curves over one pair of axes, ``x_ticks`` (value, label) from end to end; ``log`` is of the y axis,
+    on which decades are marked."""
+    right, base = width - RIGHT, height - BOTTOM
+    x = Axis(x_ticks[0][0], x_ticks[-1][0], LEFT, right)
+    y = Axis(y_low, y_high, base, TOP, log)
     parts = []
     for tick in y.ticks(4):
+        if log and not math.log10(tick).is_integer():
+            continue
         at = y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(
             f'<text class="tick" x="{LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end">{escape(y_format(tick))}</text>'
         )
-    base = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{base}" y2="{base}"/>')
     for value, label in x_ticks:
         at = x(value)
         parts.append(
@@ -53,18 +60,17 @@ def curves(
         )
     parts += _lines(drawn, x, y)
     parts.append(
-        f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-        f"{escape(x_name)}</text>"
+        f'<text class="tick" x="{(LEFT + right) / 2}" y="{height - 4}" text-anchor="middle">{escape(x_name)}</text>'
     )
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(description)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def sparkline(curve: Curve, *, y_high: float, description: str) -> Markup:
-    """One curve from 0 to 1 without axes, for a table's cell."""
-    x, y = Axis(0.0, 1.0, 3.0, 127.0), Axis(0.0, y_high, 27.0, 3.0)
+def sparkline(curve: Curve, *, y_low: float, y_high: float, description: str) -> Markup:
+    """One curve from 0 to 1 without axes, logarithmic upwards, for a table's cell."""
+    x, y = Axis(0.0, 1.0, 3.0, 127.0), Axis(y_low, y_high, 27.0, 3.0, log=True)
     return Markup(
         f'<svg class="spark" viewBox="0 0 130 30" role="img" aria-label="{escape(description)}">'
         f'<line class="grid" x1="3" x2="127" y1="27" y2="27"/>{"".join(_lines([curve], x, y))}</svg>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -279,12 +280,12 @@ def slice_rows(content: Content) -> list[SliceRow]:
     return rows
 
 
-def flip_captions(content: Content) -> list[Json]:
-    """For every image: its id, and what parent and candidate answered, in words where labels are known."""
+def flip_captions(content: Content, examples: Sequence[int]) -> list[Json]:
+    """For every example: its id, and what parent and candidate answered, in words where labels are known."""
     ids = content.scores.get("ids")
     place = {} if ids is None else {int(i): k for k, i in enumerate(ids)}
     captions = []
-    for example in content.flips_image_ids:
+    for example in examples:
         row = place.get(example)
         captions.append(
             Json(

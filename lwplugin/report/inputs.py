@@ -34,7 +34,8 @@ class ReportInputs:
     ``history`` holds the bundle's entries (step, method, config, metrics, seed, details); ``cost_before`` and
     ``cost_after`` hold params, macs, size_bytes and ``layers`` (name, kind, params, macs, size_bytes,
     out_shape). ``scores`` are the arrays saved beside the comparison. ``flips_images`` [n, c, h, w], of which
-    24 are shown, are the examples of ``flips_image_ids`` [n]; ``labels`` names the classes.
+    24 are shown, are the examples of ``flips_image_ids`` [n], or ``flips_texts`` [n], of which 24 are shown, those of
+    ``flips_text_ids``; ``labels`` names the classes.
     """
 
     name: str = "model"
@@ -51,6 +52,8 @@ class ReportInputs:
     environment: Part = None
     flips_images: npt.NDArray[Any] | None = None
     flips_image_ids: Sequence[int] | None = None
+    flips_texts: Sequence[str] | None = None
+    flips_text_ids: Sequence[int] | None = None
     labels: Sequence[str] | None = None
     notes: Sequence[str] = field(default=(), metadata={"help": "sentences shown under the banner"})
 
@@ -73,6 +76,8 @@ class Content:
     environment: Json
     flips_images: npt.NDArray[Any] | None
     flips_image_ids: list[int]
+    flips_texts: list[str]
+    flips_text_ids: list[int]
     labels: list[str]
     notes: list[str]
 
@@ -94,6 +99,14 @@ class Content:
                 got=f"{len(images)} images, {len(ids)} ids",
                 do="pass flips_image_ids of the same length",
             )
+        texts = [str(text) for text in inputs.flips_texts or ()]
+        text_ids = [int(i) for i in inputs.flips_text_ids or ()]
+        if len(texts) != len(text_ids):
+            raise DataError(
+                "Every text of a flipped example needs its id",
+                got=f"{len(texts)} texts, {len(text_ids)} ids",
+                do="pass flips_text_ids of the same length",
+            )
         return cls(
             name=inputs.name,
             parent=as_json(inputs.parent),
@@ -109,6 +122,8 @@ class Content:
             environment=as_json(inputs.environment),
             flips_images=images,
             flips_image_ids=ids,
+            flips_texts=texts,
+            flips_text_ids=text_ids,
             labels=[str(label) for label in inputs.labels or ()],
             notes=[str(note) for note in inputs.notes],
         )

@@ -12,6 +12,7 @@ import numpy as np
 from lwplugin.report import charts, facts, images, units
 from lwplugin.report.inputs import Content, Json, number
 from lwplugin.report.layers import layer_rows, step_rows
+from lwplugin.report.removal import removals
 from lwplugin.report.robustness import robustness
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_IMAGES = 24
+MOST_CHARACTERS = 400
 WORDS = {
     "pass": "Pass",
     "fail": "Fail",
@@ -102,7 +104,9 @@ def _view(content: Content) -> dict[str, Any]:
         "checks": [c for c in verdict.get("checks", []) if not c["name"].startswith("slice:")],
         "slice_checks": [c for c in verdict.get("checks", []) if c["name"].startswith("slice:")],
         "flips": verdict["flips"] or Json(),
-        "captions": facts.flip_captions(content)[:MOST_IMAGES],
+        "captions": facts.flip_captions(content, content.flips_image_ids)[:MOST_IMAGES],
+        "texts": [_shortened(text) for text in content.flips_texts[:MOST_IMAGES]],
+        "text_captions": facts.flip_captions(content, content.flips_text_ids)[:MOST_IMAGES],
         "pictures": _pictures(content),
         "slices": slices,
         "robust": robustness(content),
@@ -115,6 +119,7 @@ def _view(content: Content) -> dict[str, Any]:
         "layers": layers,
         "largest_macs": largest,
         "steps": steps,
+        "removals": removals(content, steps),
         "machine": (content.comparison["candidate"] or Json())["machine"] or Json(),
         "noise": content.comparison.get("noise_reason") if content.comparison.get("noisy") else None,
         "warnings": _warnings(content),
@@ -150,6 +155,10 @@ def _latency_charts(content: Content) -> list[Markup]:
         return []
     unit = "milliseconds for one call"
     return [charts.histogram(series, unit=unit), charts.ecdf(series, unit=unit)]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 
 def _pictures(content: Content) -> list[str]:
