@@ -196,13 +196,15 @@ class Store:
         """Forgets a result; silent where there is none."""
         shutil.rmtree(self._place(key), ignore_errors=True)
 
-    def sweep(self, *, older_than_s: float = 86_400) -> int:
-        """Removes what killed processes left in ``tmp`` and returns how many."""
+    def sweep(self, *, older_than_s: float = 86_400, work_older_than_s: float = 14 * 86_400) -> int:
+        """Removes what killed processes left in ``tmp``, and checkpoints that nobody went on from; returns how many."""
         removed = 0
-        for leftover in self.root.glob("tmp/*"):
-            if time.time() - leftover.stat().st_mtime >= older_than_s:
-                shutil.rmtree(leftover, ignore_errors=True)
-                removed += 1
+        for pattern, age_s in (("tmp/*", older_than_s), ("work/*", work_older_than_s)):
+            for leftover in self.root.glob(pattern):
+                newest = max((f.stat().st_mtime for f in (leftover, *leftover.glob("*"))), default=0.0)
+                if time.time() - newest >= age_s:
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    removed += 1
         return removed
 
     def _place(self, key: str) -> Path:

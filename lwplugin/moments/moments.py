@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_BLOCK = 4096
+
 
 @dataclass
 class Moments:
     """Sums over rows in float64; memory depends on the layer's width only, never on the number of examples.
 
     Shapes, for a layer of g groups with k inputs and o outputs each: ``xx`` [g, k, k], ``xy`` [g, k, o],
-    ``x`` [g, k], ``y`` and ``yy`` [g, o].
+    ``x`` [g, k], ``y`` and ``yy`` [g, o]. All are sums of differences from ``origin_x`` [g, k] and ``origin_y`` [g, o],
+    the means of the first rows: where a mean is far above the deviation, sums of the values themselves would lose it.
     """
 
     xx: Tensor
@@ -21,20 +24,21 @@ class Moments:
     x: Tensor
     y: Tensor
     yy: Tensor
+    origin_x: Tensor
+    origin_y: Tensor
     rows: int = 0
 
     @classmethod
     def zeros(cls, groups: int, inputs: int, outputs: int) -> Moments:
         """Nothing seen yet."""
-        make = torch.zeros
-        double = torch.float64
+
+        def make(*shape: int) -> Tensor:
+            return torch.zeros(groups, *shape, dtype=torch.float64)
+
         return cls(
-            make(groups, inputs, inputs, dtype=double),
-            make(groups, inputs, outputs, dtype=double),
-            make(groups, inputs, dtype=double),
-            make(groups, outputs, dtype=double),
-            make(groups, outputs, dtype=double),
-        )
+            make(inputs, inputs), make(inputs, outputs), make(inputs), make(outputs), make(outputs),
+            make(inputs), make(outputs),
+        )  # fmt: skip
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows: ``x`` [rows, g, k] and the wanted responses ``y`` [rows, g × o].
@@ -44,9 +48,13 @@ class Moments:
         """
         groups = self.xx.shape[0]
         y = y.reshape(len(y), groups, -1)
-        for start in range(0, len(x), 4096):
-            a = x[start : start + 4096].transpose(0, 1).float()
-            b = y[start : start + 4096].transpose(0, 1).float()
+        if not self.rows and len(x):
+            self.origin_x = x[:_BLOCK].float().mean(0).double().cpu()
+            self.origin_y = y[:_BLOCK].float().mean(0).double().cpu()
+        from_x, from_y = self.origin_x.to(x.device, torch.float32), self.origin_y.to(y.device, torch.float32)
+        for start in range(0, len(x), _BLOCK):
+            a = (x[start : start + _BLOCK].float() - from_x).transpose(0, 1)
+            b = (y[start : start + _BLOCK].float() - from_y).transpose(0, 1)
             self.xx += (a.transpose(1, 2) @ a).double().cpu()
             self.xy += (a.transpose(1, 2) @ b).double().cpu()
             self.x += a.sum(1).double().cpu()
@@ -56,15 +64,23 @@ class Moments:
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Mean input [g, k] and mean response [g, o]."""
-        return self.x / self.rows, self.y / self.rows
+        from_x, from_y = self._origin()
+        return from_x + self.x / self.rows, from_y + self.y / self.rows
 
     def covariances(self, *, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         """E[xxᵀ] [g, k, k], E[xyᵀ] [g, k, o] and E[y²] [g, o], about the means when ``centred``."""
         n = self.rows
-        xx, xy, yy = self.xx / n, self.xy / n, self.yy / n
-        if centred:
+        dx, dy = self.x / n, self.y / n
+        xx = self.xx / n - dx[:, :, None] * dx[:, None, :]
+        xy = self.xy / n - dx[:, :, None] * dy[:, None, :]
+        yy = self.yy / n - dy.square()
+        if not centred:
             mx, my = self.means()
-            xx = xx - mx[:, :, None] * mx[:, None, :]
-            xy = xy - mx[:, :, None] * my[:, None, :]
-            yy = yy - my.square()
+            xx = xx + mx[:, :, None] * mx[:, None, :]
+            xy = xy + mx[:, :, None] * my[:, None, :]
+            yy = yy + my.square()
         return xx, xy, yy
+
+    def _origin(self) -> tuple[Tensor, Tensor]:
+        # What was subtracted: the origin as float32 has it.
+        return self.origin_x.float().double(), self.origin_y.float().double()

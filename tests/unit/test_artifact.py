@@ -147,6 +147,10 @@ def test_kill_in_the_middle_leaves_nothing_to_find(tmp_path: Path) -> None:
     assert store.get(KEY) is None
     assert store.sweep(older_than_s=3600) == 0
     assert store.sweep(older_than_s=0) == 1
+    (store.work("cd" * 16) / "training").write_text("a checkpoint")
+    assert store.sweep() == 0
+    assert store.sweep(work_older_than_s=0) == 1
+    assert not list((store.root / "work").iterdir())
 
 
 def test_two_writers_of_one_key_leave_one_good_result(tmp_path: Path) -> None:

@@ -47,6 +47,22 @@ def test_streamed_sums_are_the_covariance() -> None:
     assert torch.allclose(yy[0], y.double().var(0, correction=0), atol=1e-4)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_mean_far_above_the_deviation_is_not_lost(centred: bool) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(6000, 1, 4) + 2000, torch.randn(6000, 3) - 500
+    sums = Moments.zeros(1, 4, 3)
+    for start in range(0, 6000, 2000):
+        sums.add(x[start : start + 2000], y[start : start + 2000])
+    found = sums.covariances(centred=centred)
+    wide, answers = x[:, 0].double(), y.double()
+    if centred:
+        wide, answers = wide - wide.mean(0), answers - answers.mean(0)
+    torch.testing.assert_close(found[0][0], wide.T @ wide / 6000, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[1][0], wide.T @ answers / 6000, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[2][0], answers.square().mean(0), rtol=1e-5, atol=1e-5)
+
+
 def test_solve_recovers_a_linear_map() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(4000, 1, 5), torch.randn(1, 3, 5)
