@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from lwplugin.errors import MeasureError, did_you_mean
 from lwplugin.measure.runtimes.base import PACKAGES, RUNTIMES
 
-# torch unpickles and is heavy: a device offers it only where its owner names it.
-_NOT_BY_DEFAULT = {"torch"}
+# torch unpickles and is heavy, a compiled package is machine code: offered only where a device's owner names them.
+_NOT_BY_DEFAULT = {"torch", "aotinductor"}
 
 
 def offered(wanted: Iterable[str] = ()) -> dict[str, str]:

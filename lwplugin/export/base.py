@@ -112,6 +112,9 @@ class Format:
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
+        Format(
+            "aotinductor", "lwplugin.export.aotinductor", "AOTInductor package (.pt2), float, for this CPU"
+        ),
         Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
         Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
         Format(

@@ -80,7 +80,7 @@ def lower(
         weights_as_integers: weights are stored as s8 (XNNPACK); else as their float values with a quantize
             operator of their own (LiteRT).
 
-    Raises ExportError where a layer is not in the graph.
+    Raises ExportError where a layer's weight is read by something else than its own operator.
     """
     graph = program.graph
     by_weight = {f"{prefix}{name}.weight".removeprefix("."): name for name in layers}
@@ -89,12 +89,17 @@ def lower(
         weight = node.args[1] if packet(node) in _KERNELS else None
         if isinstance(weight, fx.Node) and weight.op == "get_attr" and str(weight.target) in by_weight:
             found[node] = layers[by_weight[str(weight.target)]]
-    missing = set(map(id, layers.values())) - set(map(id, found.values()))
+    # A weight that nobody reads belongs to a layer whose answer is not asked for.
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr" and node.users}
+    called = set(map(id, found.values()))
+    missing = [
+        name for weight, name in by_weight.items() if weight in read and id(layers[name]) not in called
+    ]
     if missing:
         raise ExportError(
-            "Quantized layers are not in the exported graph",
-            got=", ".join(sorted(name for name, layer in layers.items() if id(layer) in missing)[:5]),
-            do="leave layers that the forward pass does not call in float",
+            "The weights of quantized layers are read past the layers",
+            got=", ".join(sorted(missing)[:5]),
+            do="leave these layers in float with skip",
         )
     _place_activations(graph, found)
     for place, (node, layer) in enumerate(found.items()):
@@ -152,8 +157,8 @@ def _integer_nodes(graph: fx.Graph, known: dict[fx.Node, Range], kernels: set[fx
 
 def _only_clipped(node: fx.Node, integer: set[fx.Node]) -> bool:
     """Whether the only reader is a clip that the kernel does itself: rounding in between would round twice."""
-    (reader, *more) = node.users
-    return not more and node in integer and packet(reader) in CLIPS and reader in integer
+    readers = list(node.users)
+    return node in integer and len(readers) == 1 and packet(readers[0]) in CLIPS and readers[0] in integer
 
 
 def _pair(graph: fx.Graph, node: fx.Node, grid: AffineGrid) -> fx.Node:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lwplugin import toolchain
-from lwplugin.errors import MissingExtraError
+from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.handover import Handover, hand_over
 from lwplugin.export.parity import check
@@ -28,7 +28,9 @@ class Options(ExportOptions):
     """Options of `tflite`."""
 
     batch: int | None = Field(
-        default=None, ge=1, description="Fixed examples of one run; none: any number, where the model can."
+        default=None,
+        ge=1,
+        description="Fixed examples of one run; none: any number, or one where the converter cannot leave it free.",
     )
 
 
@@ -37,28 +39,13 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     _need_package()
     toolchain.need("litert", _WHY)
     file = directory / FILE
-    progress("export tflite", 0, 3)
-    with tempfile.TemporaryDirectory(prefix="lwplugin-tflite-") as scratch:
-        program = Path(scratch) / "model.pt2"
-        handed = hand_over(
-            light,
-            data,
-            program,
-            examples=options.parity_examples,
-            batch=options.batch,
-            weights_as_integers=False,
-        )
-        progress("export tflite", 1, 3)
-        part = file.with_name(FILE + ".part")
-        job = job_of(
-            handed, program, part, {**facts(light), **options.metadata}, dynamic=options.batch is None
-        )
-        answer = toolchain.run("litert", job, why=_WHY)
-        part.replace(file)
-    progress("export tflite", 2, 3)
+    told = {**facts(light), **options.metadata}
+    progress("export tflite", 0, 2)
+    handed, answer, meta = _converted(light, data, file, options, told)
+    progress("export tflite", 1, 2)
     inputs = {entry["name"]: {"dtype": entry["dtype"], "shape": entry["shape"]} for entry in answer["inputs"]}
-    meta: dict[str, Any] = {"convert_s": round(answer["convert_s"], 1)}
     if options.parity:
+        batch = next(iter(inputs.values()))["shape"][0]
         meta["parity"] = check(
             file,
             handed.module,
@@ -67,9 +54,9 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
             options,
             runtime="tflite",
             rounds=handed.rounds,
-            batch=options.batch,
+            batch=batch if isinstance(batch, int) else None,
         )
-    progress("export tflite", 3, 3)
+    progress("export tflite", 2, 2)
     return Exported(
         path=directory,
         format="tflite",
@@ -80,6 +67,36 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         scheme=handed.scheme,
         meta=meta,
     )
+
+
+def _converted(
+    light: LightModel, data: Data, file: Path, options: Options, told: dict[str, str]
+) -> tuple[Handover, dict[str, Any], dict[str, Any]]:
+    """With a free batch, or for one example where the converter can only do that; what it answered, and facts."""
+    reason: str | None = None
+    for batch in (options.batch,) if options.batch else (None, 1):
+        with tempfile.TemporaryDirectory(prefix="lwplugin-tflite-") as scratch:
+            program, part = Path(scratch) / "model.pt2", file.with_name(FILE + ".part")
+            try:
+                handed = hand_over(
+                    light,
+                    data,
+                    program,
+                    examples=options.parity_examples,
+                    batch=batch,
+                    weights_as_integers=False,
+                )
+                job = job_of(handed, program, part, told, dynamic=batch is None)
+                answer = toolchain.run("litert", job, why=_WHY)
+            except ExportError as error:
+                if batch is not None:
+                    raise
+                reason = error.got
+                continue
+            part.replace(file)
+        meta: dict[str, Any] = {"convert_s": round(answer["convert_s"], 1)}
+        return handed, answer, {**meta, **({"fixed_batch_because": reason[:300]} if reason else {})}
+    raise AssertionError
 
 
 def job_of(

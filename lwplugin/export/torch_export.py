@@ -17,6 +17,8 @@ from lwplugin.export.program import to_program
 from lwplugin.export.source import OUTPUT, OneOutput, described, facts
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
     from lwplugin.progress import Progress
@@ -32,13 +34,7 @@ class Options(ExportOptions):
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """Export, save with the facts inside, load and compare in a fresh process."""
     module = light.copy_module().eval().to("cpu")
-    layers = quantized_layers(module)
-    if layers:
-        raise ExportError(
-            "A .pt2 file holds float models only: torch would compute these layers in float all the same",
-            got=f"quantized layers {', '.join(sorted(layers)[:5])}",
-            do="export format 'onnx' or 'openvino', which have integer kernels",
-        )
+    refuse_quantized(module)
     example = data.example(max(options.parity_examples, 2))
     progress("export torch_export", 0, 2)
     arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
@@ -60,3 +56,14 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         output=OUTPUT,
         meta=meta,
     )
+
+
+def refuse_quantized(module: nn.Module) -> None:
+    """ExportError for a model with quantized layers."""
+    layers = quantized_layers(module)
+    if layers:
+        raise ExportError(
+            "A .pt2 file holds float models only: torch would compute these layers in float all the same",
+            got=f"quantized layers {', '.join(sorted(layers)[:5])}",
+            do="export format 'onnx' or 'openvino', which have integer kernels",
+        )

@@ -17,6 +17,7 @@ from lwplugin.measure.wire import Array
 RUNTIMES: dict[str, str] = {
     "onnxruntime": "lwplugin.measure.runtimes.onnx:OnnxRuntime",
     "openvino": "lwplugin.measure.runtimes.openvino:OpenVinoRuntime",
+    "aotinductor": "lwplugin.measure.runtimes.aotinductor:AotInductorRuntime",
     "executorch": "lwplugin.measure.runtimes.executorch:ExecuTorchRuntime",
     "tensorrt": "lwplugin.measure.runtimes.tensorrt:TensorRtRuntime",
     "tflite": "lwplugin.measure.runtimes.tflite:TfliteRuntime",
@@ -25,6 +26,7 @@ RUNTIMES: dict[str, str] = {
 FORMATS: dict[str, str] = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
+    "aotinductor": "aotinductor",
     "executorch": "executorch",
     "tensorrt": "tensorrt",
     "tflite": "tflite",
@@ -34,7 +36,7 @@ FORMATS: dict[str, str] = {
     "torch_export": "torch",
 }
 # Runtime → the package it imports, where the names differ.
-PACKAGES: dict[str, str] = {"tflite": "ai_edge_litert"}
+PACKAGES: dict[str, str] = {"aotinductor": "torch", "tflite": "ai_edge_litert"}
 # Runtime → the toolchain in whose Python it lives, for those that do not live in this one.
 TOOLCHAINS: dict[str, str] = {"executorch": "executorch"}
 

@@ -56,11 +56,12 @@ def test_two_named_inputs_in_their_order(tmp_path: Path) -> None:
     assert exported.meta["parity"]["max_abs_error"] == 0.0
 
 
+@pytest.mark.parametrize("form", ["torch_export", "aotinductor"])
 def test_quantized_models_are_refused_with_the_reason(
-    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+    form: str, trained_net: nn.Module, digits_data: Data, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match="float models only"):
-        export(quantize(trained_net, digits_data), digits_data, format="torch_export", path=tmp_path)
+        export(quantize(trained_net, digits_data), digits_data, format=form, path=tmp_path)
     assert not (tmp_path / "export.json").exists()
 
 
@@ -76,3 +77,20 @@ def test_control_flow_on_data_is_refused_with_torch_s_reason(digits_data: Data, 
 def test_mlflow_does_not_serve_it_and_says_so(program: Exported, tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="cannot be served"):
         flavor.save_model(tmp_path / "model", exported=program.path)
+
+
+@pytest.mark.slow
+@pytest.mark.toolchain("g++")
+def test_a_compiled_package_answers_as_the_model_at_any_batch_and_is_measured(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    made = export(trained_net, digits_data, format="aotinductor", path=tmp_path, metadata={"labels": "0,1,2"})
+    assert made.meta["parity"]["max_abs_error"] < 1e-4
+    loaded = torch._inductor.aoti_load_package(str(made.file))
+    assert loaded.get_metadata()["labels"] == "0,1,2"
+    for count in (1, 3, 100):
+        x = next(digits_data.need("test").batches(count)).inputs
+        with torch.no_grad():
+            assert (loaded(x) - trained_net(x)).abs().max() < 1e-4
+    found = measure(tmp_path, digits_data, min_seconds=0.15, max_seconds=0.6, processes=1)
+    assert (found.runtime, found.metrics["accuracy"] > 0.8) == ("aotinductor", True)
