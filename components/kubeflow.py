@@ -424,22 +424,25 @@ def train(function: str, arguments: dict = {}) -> str:  # noqa: B006
 
 
 @component
-def check_fleet(policy: str, findings: dsl.Output[dsl.Markdown], tracking_uri: str = "") -> None:
+def check_fleet(
+    policy: str, findings: dsl.Output[dsl.Markdown], tracking_uri: str = "", remeasure: bool = False
+) -> None:
     """Hold every registered version to a policy; fails where one breaks it.
 
     Args:
         policy: The text of a policy file.
         tracking_uri: MLflow; default: the pod's MLFLOW_TRACKING_URI.
+        remeasure: Run light versions that carry an alias again, here, and judge those times.
 
     Returns:
         findings: What was found, for the Kubeflow screen.
     """
-    import datetime
     import sys
     import tempfile
     from pathlib import Path
 
-    from lwplugin.policy import evaluate, load_policy
+    from lwplugin.policy import load_policy
+    from lwplugin.policy.fleet import hold
     from lwplugin.policy.markdown import markdown
     from lwplugin.registry import inventory
 
@@ -448,7 +451,7 @@ def check_fleet(policy: str, findings: dsl.Output[dsl.Markdown], tracking_uri: s
         file.write_text(policy, encoding="utf-8")
         rules = load_policy(file)
     known = inventory(tracking_uri=tracking_uri or None)
-    found = evaluate(rules, known, today=datetime.datetime.now(datetime.UTC).date(), only=known)
+    found = hold(rules, known, remeasure=remeasure, tracking_uri=tracking_uri or None)
     Path(findings.path).write_text(markdown(found), encoding="utf-8")
     if found.exit_code:
         sys.exit(found.reason)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwplugin.cli.output import json_option, only_json, table, write_json
+from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
 from lwplugin.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -47,6 +47,18 @@ SUBJECT is one version (models:/net/3, models:/net@champion), a model (models:/n
     type=click.Path(path_type=Path, dir_okay=False),
     help="Check nothing; write the check of all versions as a Kubeflow pipeline, for a schedule.",
 )
+@click.option(
+    "--remeasure",
+    is_flag=True,
+    help="Run light versions that carry an alias again, here, and judge those times.",
+)
+@click.option(
+    "--most-drift",
+    type=click.FloatRange(min=0),
+    default=0.2,
+    show_default=True,
+    help="With --remeasure: by how much a median latency may have grown since it was registered.",
+)
 @click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
 @json_option
 def check_command(
@@ -57,18 +69,25 @@ def check_command(
     sarif: Path | None,
     markdown: Path | None,
     pipeline: Path | None,
+    remeasure: bool,
+    most_drift: float,
     tracking_uri: str | None,
     as_json: bool,
 ) -> int:
     with only_json(as_json) as out:
         if pipeline is not None:
-            _compile(policy, pipeline, tracking_uri)
+            _compile(policy, pipeline, tracking_uri, remeasure)
             if as_json:
                 write_json({"file": str(pipeline)}, out)
             else:
                 click.echo(f"{pipeline}: every version against {policy}")
             return 0
-        found = held_to(policy, subject, tracking_uri, as_alias=as_alias)
+        progress = progress_on(sys.stderr)
+        try:
+            again = {"remeasure": remeasure, "most_drift": most_drift, "progress": progress}
+            found = held_to(policy, subject, tracking_uri, as_alias=as_alias, **again)
+        finally:
+            progress.close()
         if junit is not None:
             from lwplugin.policy.junit import junit_xml
 
@@ -90,18 +109,18 @@ def check_command(
 
 
 def held_to(
-    policy: Path, subject: str | None, tracking_uri: str | None, *, as_alias: str | None = None
+    policy: Path, subject: str | None, tracking_uri: str | None, *, as_alias: str | None = None, **again: Any
 ) -> Findings:
-    """The findings of a policy file on what SUBJECT names, today."""
-    from lwplugin.policy import evaluate, load_policy
+    """The findings of a policy file on what SUBJECT names, today; ``again``: see `lwplugin.policy.fleet.hold`."""
+    from lwplugin.policy import load_policy
+    from lwplugin.policy.fleet import hold
 
     rules = load_policy(policy)
     known, only = _versions(subject, tracking_uri)
-    today = datetime.datetime.now(datetime.UTC).date()
-    return evaluate(rules, known, today=today, only=only, as_alias=as_alias)
+    return hold(rules, known, only, as_alias=as_alias, tracking_uri=tracking_uri, **again)
 
 
-def _compile(policy: Path, pipeline: Path, tracking_uri: str | None) -> None:
+def _compile(policy: Path, pipeline: Path, tracking_uri: str | None, remeasure: bool) -> None:
     from lwplugin.cli.compile import extra
     from lwplugin.policy import load_policy
 
@@ -111,7 +130,9 @@ def _compile(policy: Path, pipeline: Path, tracking_uri: str | None) -> None:
         from lwplugin.pipelines.kubeflow.compile import Deployment
         from lwplugin.pipelines.kubeflow.ready import compile_fleet_check
     text = policy.read_text(encoding="utf-8")
-    compile_fleet_check(text, Deployment(IMAGE), pipeline, tracking_uri=tracking_uri or "")
+    compile_fleet_check(
+        text, Deployment(IMAGE), pipeline, tracking_uri=tracking_uri or "", remeasure=remeasure
+    )
 
 
 def _versions(subject: str | None, tracking_uri: str | None) -> tuple[list[Listed], list[Listed]]:

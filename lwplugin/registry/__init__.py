@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lwplugin.registry.again import Remeasured as Remeasured
+    from lwplugin.registry.again import remeasure as remeasure
     from lwplugin.registry.aliases import Promotion as Promotion
     from lwplugin.registry.aliases import promote as promote
     from lwplugin.registry.aliases import rollback as rollback
@@ -46,6 +48,8 @@ _HOME = {
     "pull": "download",
     "record_failure": "failure",
     "register": "registration",
+    "remeasure": "again",
+    "Remeasured": "again",
     "resolve": "versions",
     "rollback": "aliases",
     "sign_version": "signed",

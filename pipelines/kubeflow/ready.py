@@ -55,14 +55,19 @@ def compile_batch(plan: Plan, deployment: Deployment, file: Path, *, models: Seq
     _write(pipeline, "lwplugin-batch", file)
 
 
-def compile_fleet_check(policy: str, deployment: Deployment, file: Path, *, tracking_uri: str = "") -> None:
-    """Every registered version against ``policy`` (the text of a policy file); the run fails where one breaks it."""
+def compile_fleet_check(
+    policy: str, deployment: Deployment, file: Path, *, tracking_uri: str = "", remeasure: bool = False
+) -> None:
+    """Every registered version against ``policy`` (the text of a policy file); the run fails where one breaks it.
+
+    With ``remeasure`` aliased light versions are run again, on the node that the task gets.
+    """
 
     # In one line: KFP repeats a default in a comment at the head of the file, and a new line would end that.
     line = json.dumps(yaml.safe_load(policy))
 
     def pipeline(policy: str = line) -> None:
-        task = components.check_fleet(policy=policy, tracking_uri=tracking_uri)
+        task = components.check_fleet(policy=policy, tracking_uri=tracking_uri, remeasure=remeasure)
         give(task.set_caching_options(False).set_display_name("fleet check"), deployment.of(ALL))
 
     _write(pipeline, "lwplugin-fleet-check", file)

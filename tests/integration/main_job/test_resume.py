@@ -113,7 +113,7 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(
     assert steps[1] > steps[0] > 0
 
     draw = random.Random(0)
-    for _ in range(4):  # anywhere
+    for _ in range(3):  # anywhere
         moment_s = draw.uniform(0.5, took_s)
         kill_when(environment, store, lambda seconds, moment_s=moment_s: seconds > moment_s)  # type: ignore[misc]
         held = Store(store)
@@ -130,4 +130,8 @@ def test_a_killed_run_resumes_and_ends_as_if_nothing_had_happened(
     assert registrations[1]["created"] is False
 
     again = finish(environment, store)
-    assert {step["status"] for step in again["steps"] if step["step"] != "register"} == {"found"}
+    noisy = any(json.loads(file.read_text())["noisy"] for file in store.rglob("output/comparison.json"))
+    fresh = (
+        {"register", "measure", "gate", "report"} if noisy else {"register"}
+    )  # a noisy measurement is taken anew
+    assert {step["status"] for step in again["steps"] if step["step"] not in fresh} == {"found"}

@@ -109,7 +109,14 @@ def test_an_alias_ends_in_a_light_version_that_meets_the_policy_and_holds_no_sec
     assert light.tags["lwplugin.parent_version"] == "models:/digits-cnn/1"
     assert site.once()["queued"] == []  # what should exist does, and the light version starts nothing
     (site.folder / "policy.yaml").write_text(POLICY)
-    check = [sys.executable, "-c", "from lwplugin.cli import main; main()", "check", "--json"]
+    check = [
+        sys.executable,
+        "-c",
+        "from lwplugin.cli import main; main()",
+        "check",
+        "models:/digits-cnn",
+        "--json",
+    ]
     done = subprocess.run(check, cwd=site.folder, env=site.full_environment, capture_output=True, check=False)
     answer = json.loads(done.stdout)
     assert (done.returncode, len(answer["findings"])) == (0, 4), answer
