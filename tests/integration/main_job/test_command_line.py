@@ -48,7 +48,7 @@ class Session:
 
 
 def made_anew(store: Path) -> set[str]:
-    """Steps that a next run repeats: registering always, and what follows from measuring where the machine was noisy."""
+    """Steps that a next run repeats: registering, and what follows from measuring where the machine was noisy."""
     measured = [json.loads(file.read_text())["noisy"] for file in store.rglob("output/comparison.json")]
     assert measured
     return {"register", "measure", "gate", "report"} if any(measured) else {"register"}
