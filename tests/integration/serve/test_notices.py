@@ -112,7 +112,7 @@ def test_every_event_is_told_once_through_an_outage_and_a_killed_replica(
     metrics, page = second.get("/metrics")[1], second.get("/notices")[1]
     assert 'lwplugin_notices{channel="gone",state="dead"} 1.0' in metrics
     assert "answered 410" in page
-    assert "1 notices not delivered" in second.get("/")[1]
+    assert "1 notice not delivered" in second.get("/")[1]
     written = "".join(replica.log.read_text() for replica in site.replicas) + metrics + page
     assert not any(planted in written for planted in ("planted-slack-path", SECRET))
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import json
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -173,6 +174,25 @@ def test_time_grows_with_versions_and_not_with_their_square() -> None:
         return asked["numbers"]
 
     assert work(400) == 4 * work(100)
+
+    def looks(n: int) -> int:
+        """How often findings are looked at to tell the whole in one sentence and as JSON."""
+        count = 0
+
+        class Looked(Finding):
+            @property
+            def counts(self) -> bool:
+                nonlocal count
+                count += 1
+                return super().counts
+
+        plain = judge(policy(), *(light(i, size_bytes="999999") for i in range(n))).findings
+        looked = tuple(Looked(**{f.name: getattr(one, f.name) for f in fields(Finding)}) for one in plain)
+        whole = Findings(looked, n, "digest")
+        assert whole.document()["reason"]
+        return count
+
+    assert looks(400) == 4 * looks(100)
 
 
 def test_findings_follow_the_limits_exactly() -> None:
