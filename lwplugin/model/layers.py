@@ -31,6 +31,7 @@ SHARED = "Shared"
 SLOTS = (NOTHING, REMOVED, SHARED)
 
 _REGISTERED_BY = (
+    "lwplugin.model.attention",
     "lwplugin.quantize.layers",
     "lwplugin.quantize.packed",
     "lwplugin.factorize.layers",

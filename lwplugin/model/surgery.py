@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lwplugin.model.attention import HeadAttention
 from lwplugin.model.graph import Graph, Removal
 from lwplugin.model.trace import states_of
 
@@ -77,6 +78,8 @@ def fit_sizes(module: nn.Module) -> None:
             layer.hidden_size = layer.weight_hh_l0.shape[1]
             layer.input_size = layer.weight_ih_l0.shape[1]
             layer.flatten_parameters()
+        elif isinstance(layer, HeadAttention):
+            layer.fit_sizes()
 
 
 def _fit_convolution(layer: nn.modules.conv._ConvNd) -> None:

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from lwplugin.errors import MethodError
+from lwplugin.model.attention import close_heads, open_heads
 from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
@@ -160,6 +161,7 @@ def run(
             do="give macs or params, or use a method that scores units, such as reconstruct",
         )
     parent = model.copy_module()
+    open_heads(parent, data.example(1))
     shrink = method.shrink or by_units(method.score)
     pruned = shrink(parent, data, config, progress, checkpoint)
     module, details = pruned.module, dict(pruned.details)
@@ -192,6 +194,7 @@ def run(
         seed=config.seed,
         details=details,
     )
+    close_heads(module)
     return model.evolve(module, entry)
 
 
