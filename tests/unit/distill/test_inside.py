@@ -132,3 +132,24 @@ def test_generations_begin_anew_and_are_written_down(data: Data, teacher: nn.Mod
     alone = lwplugin.distill(drawn(), data, teacher=teacher, method="soft", epochs=3, lr=1e-2, collapse=0)
     steps = alone.history[-1].metrics["steps"]
     assert light.history[-1].metrics["steps"] == steps  # of all generations
+
+
+@pytest.mark.parametrize(
+    ("temperature", "alpha", "expected"),
+    [(1.0, 0.5, 1.1190588474), (2.0, 0.5, 1.2879978418), (4.0, 0.9, 1.4505548477)],
+)
+def test_soft_loss_is_torchdistills(temperature: float, alpha: float, expected: float) -> None:
+    """KDLoss of torchdistill 1.1.5, whose alpha is the labels' share, on the same numbers."""
+    places = torch.arange(15.0).reshape(3, 5)
+    given, wanted, labels = torch.sin(places), 2 * torch.cos(1.3 * places), torch.tensor([0, 3, 4])
+    followed = imitation(given, wanted, logits=True, temperature=temperature)
+    found = alpha * followed + (1 - alpha) * nn.functional.cross_entropy(given, labels)
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_attention_transfer_is_torchdistills() -> None:
+    """ATLoss of torchdistill 1.1.5 (as the authors' code) is the mean over positions, ours the sum."""
+    given = torch.sin(torch.arange(48.0)).reshape(2, 3, 2, 4)
+    wanted = torch.cos(0.7 * torch.arange(80.0)).reshape(2, 5, 2, 4)
+    apart = (attention_map(given) - attention_map(wanted)).square()
+    assert float(apart.mean()) == pytest.approx(0.0067026401, rel=1e-5)
