@@ -49,6 +49,7 @@ class _Model:
     labels: list[str]
     file: str = ""
     version: str = ""
+    warnings: list[str] = field(default_factory=list)
     loads: list[dict[str, Any]] = field(default_factory=list)
     memory: list[dict[str, Any]] = field(default_factory=list)
     first_ms: float = 0.0
@@ -199,7 +200,7 @@ def _extras(
     for side in sides:
         worker, request = running[side.labels[0]], _load_request(side, host, config)
         if config.profile_seconds:
-            side.profile = profile(worker, side.subject, host.accelerator, request, config.profile_seconds)
+            side.profile = _profile(side, host, worker, request, config.profile_seconds)
         if config.cold_starts:
             side.cold_start = cold_start(
                 host,
@@ -222,6 +223,21 @@ def _extras(
         side.throughput = timings.throughput(side.labels, batches[side.name], config.confidence)
     same = len(set(batches.values())) == 1
     return speed.speedup if len(sides) > 1 and same else None
+
+
+def _profile(
+    side: _Model, host: Host, worker: Peer, request: Mapping[str, Any], seconds: float
+) -> Profile | None:
+    """None, with a warning, where it cannot be had: a report without it is better than none."""
+    available = host.ask("available_memory_bytes")
+    if available is not None and 4 * side.subject.size_bytes() > available:
+        side.warnings.append("No layer profile: a second session would not fit into the free memory.")
+        return None
+    try:
+        return profile(worker, side.subject, host.accelerator, request, seconds)
+    except MeasureError as error:
+        side.warnings.append(f"No layer profile: {error}")
+        return None
 
 
 def _processes(subjects: list[Subject], host: Host) -> int:
@@ -295,7 +311,7 @@ def _result(
     config: MeasureConfig,
 ) -> Measurement:
     latency = timings.latency(side.labels, config.confidence)
-    warnings = list(side.simulation.warnings) if side.simulation else []
+    warnings = [*side.warnings, *(side.simulation.warnings if side.simulation else [])]
     if latency.p95_high_ms is None:
         warnings.append(f"{latency.n} runs cannot bound the 95th percentile: raise max_seconds")
     if noise.throttled and not noise.reasons:
