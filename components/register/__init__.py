@@ -69,10 +69,10 @@ def _metrics(comparison: Path, export: Path) -> dict[str, float]:
         bounds = ("p50_high_ms", "p95_high_ms")
         numbers |= {f"{prefix}{name}": latency[name] for name in bounds if latency[name] is not None}
         numbers |= {f"{prefix}{name}": side[name] for name in ("size_bytes", "peak_memory_bytes", "load_ms")}
-        if side["throughput"] is not None:
-            numbers[f"{prefix}examples_per_s"] = side["throughput"]["examples_per_s"]
-        if side["cold_start"] is not None:
-            numbers[f"{prefix}cold_start_ms"] = side["cold_start"]["total_ms"]
+        if offline := side.get("throughput"):
+            numbers[f"{prefix}examples_per_s"] = offline["examples_per_s"]
+        if cold := side.get("cold_start"):
+            numbers[f"{prefix}cold_start_ms"] = cold["total_ms"]
     return {name: float(value) for name, value in numbers.items()}
 
 

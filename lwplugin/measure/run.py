@@ -4,60 +4,25 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from lwplugin.errors import MeasureError, RecipeError
+from lwplugin.errors import RecipeError
+from lwplugin.measure.assemble import measurement, noise_reason
 from lwplugin.measure.comparison import Comparison
 from lwplugin.measure.config import MeasureConfig, checked
-from lwplugin.measure.extra import cold_start, profile
-from lwplugin.measure.feeds import Feeds, feeds_of, pieces
+from lwplugin.measure.extra import extras
 from lwplugin.measure.host import Host, host_of
-from lwplugin.measure.latency import Plan, Timings, interleave
-from lwplugin.measure.noise import Speed, throttled
+from lwplugin.measure.noise import throttled
 from lwplugin.measure.parity import compare, torch_outputs
-from lwplugin.measure.result import (
-    ColdStart,
-    Energy,
-    Interval,
-    Machine,
-    Measurement,
-    Noise,
-    Parity,
-    Profile,
-    Throughput,
-)
+from lwplugin.measure.result import Energy, Machine, Measurement, Parity
 from lwplugin.measure.robustness import copies, score_copies
 from lwplugin.measure.runtimes.base import runtime_of
 from lwplugin.measure.score import Scored, Side, score
 from lwplugin.measure.session import Peer
-from lwplugin.measure.simulation import Simulation, simulate
+from lwplugin.measure.sides import Model, load_request, send_inputs, time_sides, timed_inputs
+from lwplugin.measure.simulation import simulate
 from lwplugin.measure.subject import Subject
 from lwplugin.progress import Progress, silent
-
-_TIMED_BATCHES = 4
-_FALLBACK_WORTH_SAYING = 0.05
-
-
-@dataclass
-class _Model:
-    """One side of the measurement, its processes, and what was seen of them."""
-
-    name: str
-    subject: Subject
-    reference: Any
-    labels: list[str]
-    file: str = ""
-    version: str = ""
-    warnings: list[str] = field(default_factory=list)
-    loads: list[dict[str, Any]] = field(default_factory=list)
-    memory: list[dict[str, Any]] = field(default_factory=list)
-    first_ms: float = 0.0
-    energy: Energy | None = None
-    profile: Profile | None = None
-    throughput: Throughput | None = None
-    cold_start: ColdStart | None = None
-    simulation: Simulation | None = None
 
 
 def measure(
@@ -96,7 +61,7 @@ def measure(
     with host_of(config.device, progress=progress) as host:
         processes = config.processes or _processes([subject for _, subject, _ in subjects], host)
         sides = [
-            _Model(name, subject, wanted, [f"{name} {i + 1}" for i in range(processes)])
+            Model(name, subject, wanted, [f"{name} {i + 1}" for i in range(processes)])
             for name, subject, wanted in subjects
         ]
         runtimes = {label: runtime_of(side.subject.format) for side in sides for label in side.labels}
@@ -105,7 +70,7 @@ def measure(
 
 
 def _measure(
-    sides: list[_Model],
+    sides: list[Model],
     host: Host,
     running: Mapping[str, Peer],
     data: Any,
@@ -113,7 +78,7 @@ def _measure(
     progress: Progress,
 ) -> Comparison | Measurement:
     splits = copies(data.test, config)
-    timed = {side.name: _timed_inputs(data, side.subject, config.batch) for side in sides}
+    timed = {side.name: timed_inputs(data, side.subject, config.batch) for side in sides}
     for side in sides:
         for label in side.labels:
             side.version = running[label].receive()[0]["version"]
@@ -123,10 +88,10 @@ def _measure(
     cpus = host.ask("idle_cpus", count=config.threads) if host.accelerator == "cpu" else None
     for side in sides:
         for label in side.labels:
-            side.loads.append(running[label].ask("load", cpus=cpus, **_load_request(side, host, config)))
-            _send_inputs(running[label], timed[side.name])
+            side.loads.append(running[label].ask("load", cpus=cpus, **load_request(side, host, config)))
+            send_inputs(running[label], timed[side.name])
     before = host.ask("throttling")
-    timings, speed = _interleave(sides, host, running, config, progress)
+    timings, speed = time_sides(sides, host, running, config, progress)
     noise = throttled(speed.noise, before, host.ask("throttling"))
     for side in sides:
         side.memory = [running[label].ask("memory") for label in side.labels]
@@ -137,7 +102,7 @@ def _measure(
             seconds=config.energy_seconds,
         )
         side.energy = Energy(**energy)
-    offline = _extras(sides, host, running, data, timed, config, progress)
+    offline = extras(sides, host, running, data, timed, config, progress)
     for label in (label for side in sides for label in side.labels):
         running[label].ask("unpin")
     judged = [Side(side.name, running[side.labels[0]], side.subject, config.batch) for side in sides]
@@ -152,9 +117,11 @@ def _measure(
                 scored.first[side.name],
                 machine,
                 config.simulation_examples,
-                _load_request(side, host, config),
+                load_request(side, host, config),
             )
-    results = [_result(side, timings, noise, scored, parities[side.name], machine, config) for side in sides]
+    results = [
+        measurement(side, timings, noise, scored, parities[side.name], machine, config) for side in sides
+    ]
     if len(results) == 1:
         return results[0]
     first = scored.first
@@ -165,79 +132,10 @@ def _measure(
         throughput_speedup=offline,
         difference=compare(first["candidate"], first["baseline"], what="baseline") if first else None,
         noisy=bool(noise.reasons),
-        noise_reason=_reason(noise, machine),
+        noise_reason=noise_reason(noise, machine),
         n=scored.n,
         corruptions=corruptions,
     ).with_scores(scored.arrays)
-
-
-def _interleave(
-    sides: list[_Model], host: Host, running: Mapping[str, Peer], config: MeasureConfig, progress: Progress
-) -> tuple[Timings, Speed]:
-    return interleave(
-        running,
-        sides[0].labels,
-        sides[1].labels if len(sides) > 1 else [],
-        plan=Plan(
-            config.min_seconds, config.max_seconds, config.confidence, config.min_runs, config.precision
-        ),
-        on_cpu=host.accelerator == "cpu",
-        load=lambda: float(host.ask("load_average")),
-        progress=progress,
-    )
-
-
-def _extras(
-    sides: list[_Model],
-    host: Host,
-    running: Mapping[str, Peer],
-    data: Any,
-    timed: Mapping[str, list[Feeds]],
-    config: MeasureConfig,
-    progress: Progress,
-) -> Interval | None:
-    """Profile, cold starts and offline throughput; the speed-up of the last."""
-    for side in sides:
-        worker, request = running[side.labels[0]], _load_request(side, host, config)
-        if config.profile_seconds:
-            side.profile = _profile(side, host, worker, request, config.profile_seconds)
-        if config.cold_starts:
-            side.cold_start = cold_start(
-                host,
-                side.subject,
-                timed[side.name],
-                request,
-                starts=config.cold_starts,
-                threads=config.threads,
-                timeout_s=config.timeout_s,
-            )
-    if config.offline_batch is None:
-        return None
-    batches = {side.name: side.subject.fixed_batch or config.offline_batch for side in sides}
-    for side in sides:
-        inputs = _timed_inputs(data, side.subject, batches[side.name])
-        for label in side.labels:
-            _send_inputs(running[label], inputs)
-    timings, speed = _interleave(sides, host, running, config, progress)
-    for side in sides:
-        side.throughput = timings.throughput(side.labels, batches[side.name], config.confidence)
-    same = len(set(batches.values())) == 1
-    return speed.speedup if len(sides) > 1 and same else None
-
-
-def _profile(
-    side: _Model, host: Host, worker: Peer, request: Mapping[str, Any], seconds: float
-) -> Profile | None:
-    """None, with a warning, where it cannot be had: a report without it is better than none."""
-    available = host.ask("available_memory_bytes")
-    if available is not None and 4 * side.subject.size_bytes() > available:
-        side.warnings.append("No layer profile: a second session would not fit into the free memory.")
-        return None
-    try:
-        return profile(worker, side.subject, host.accelerator, request, seconds)
-    except MeasureError as error:
-        side.warnings.append(f"No layer profile: {error}")
-        return None
 
 
 def _processes(subjects: list[Subject], host: Host) -> int:
@@ -245,39 +143,6 @@ def _processes(subjects: list[Subject], host: Host) -> int:
     available = host.ask("available_memory_bytes")
     needed = sum(2 * 3 * subject.size_bytes() for subject in subjects)
     return 2 if available is None or needed < available / 2 else 1
-
-
-def _timed_inputs(data: Any, subject: Subject, batch: int) -> list[Feeds]:
-    """A few batches of real examples for the timed runs, from the test split where there is one."""
-    if subject.fixed_batch not in (None, batch):
-        raise MeasureError(
-            f"{subject.file.name} takes batches of {subject.fixed_batch} only",
-            got=f"batch={batch}",
-            do=f"measure with batch={subject.fixed_batch}, or export for the batch that is wanted",
-        )
-    split = data.test or data.calibration or data.train
-    if split is None or not len(split):
-        raise MeasureError(
-            "There are no examples to time with", do="give the data a test or calibration split"
-        )
-    chosen = split.head(_TIMED_BATCHES * batch).batches(_TIMED_BATCHES * batch)
-    feeds = feeds_of(next(chosen).inputs, subject)
-    return list(pieces(feeds, batch, pad=True))
-
-
-def _send_inputs(worker: Peer, timed: list[Feeds]) -> None:
-    arrays = {f"{place}:{name}": array for place, feeds in enumerate(timed) for name, array in feeds.items()}
-    worker.ask("inputs", arrays, count=len(timed), names=list(timed[0]))
-
-
-def _load_request(side: _Model, host: Host, config: MeasureConfig) -> dict[str, Any]:
-    return {
-        "file": side.file,
-        "device": host.accelerator,
-        "threads": config.threads,
-        "optimize": True,
-        "output": side.subject.output,
-    }
 
 
 def _score(sides: list[Side], data: Any, config: MeasureConfig, progress: Progress) -> Scored:
@@ -293,69 +158,9 @@ def _score(sides: list[Side], data: Any, config: MeasureConfig, progress: Progre
     )
 
 
-def _parity(side: _Model, scored: Scored, data: Any, config: MeasureConfig) -> Parity | None:
+def _parity(side: Model, scored: Scored, data: Any, config: MeasureConfig) -> Parity | None:
     if side.reference is None or side.name not in scored.first:
         return None
     outputs = scored.first[side.name][: config.parity_examples]
     module = getattr(side.reference, "module", side.reference)
     return compare(outputs, torch_outputs(module, data, len(outputs)), what="torch")
-
-
-def _result(
-    side: _Model,
-    timings: Timings,
-    noise: Noise,
-    scored: Scored,
-    parity: Parity | None,
-    machine: Machine,
-    config: MeasureConfig,
-) -> Measurement:
-    latency = timings.latency(side.labels, config.confidence)
-    warnings = [*side.warnings, *(side.simulation.warnings if side.simulation else [])]
-    if latency.p95_high_ms is None:
-        warnings.append(f"{latency.n} runs cannot bound the 95th percentile: raise max_seconds")
-    if noise.throttled and not noise.reasons:
-        warnings.append(f"During the timing {' and '.join(noise.throttled)}.")
-    if side.profile and side.profile.fallback > _FALLBACK_WORTH_SAYING:
-        kinds = ", ".join(side.profile.fallback_kinds)
-        warnings.append(
-            f"{100 * side.profile.fallback:.0f} % of the time goes into operators that the device or its fast "
-            f"kernels do not run: {kinds}"
-        )
-    if data_missing := not scored.n:
-        warnings.append("There is no test split: nothing was scored.")
-    return Measurement(
-        format=side.subject.format,
-        runtime=runtime_of(side.subject.format),
-        runtime_version=side.version,
-        device=config.device,
-        threads=config.threads,
-        batch=config.batch,
-        file_digest=side.subject.digest,
-        size_bytes=side.subject.size_bytes(),
-        compressed_bytes=side.subject.compressed_bytes(),
-        load_ms=statistics.median(load["load_ms"] for load in side.loads),
-        first_ms=side.first_ms,
-        latency=latency,
-        peak_memory_bytes=max(memory["peak_bytes"] for memory in side.memory),
-        before_load_bytes=max(load["before_bytes"] for load in side.loads),
-        throughput=side.throughput,
-        cold_start=side.cold_start,
-        profile=side.profile,
-        energy=side.energy or Energy(state="unavailable", reason="not measured"),
-        parity=parity,
-        simulation=side.simulation.metrics if side.simulation else None,
-        kernel_gap=side.simulation.gap if side.simulation else None,
-        kernel_sqnr_db=side.simulation.sqnr_db if side.simulation else None,
-        metrics={} if data_missing else scored.metrics[side.name],
-        n=scored.n,
-        noise=noise,
-        warnings=warnings,
-        machine=machine,
-    )
-
-
-def _reason(noise: Noise, machine: Machine) -> str | None:
-    if not noise.reasons:
-        return None
-    return f"{'; '.join(noise.reasons)} (load average {noise.load_after:.1f} on {machine.cores} CPUs)"

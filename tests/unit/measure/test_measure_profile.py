@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from lwplugin.measure import measure
-from lwplugin.measure.extra import profile
+from lwplugin.measure.extra import profile_of
 from lwplugin.measure.layer_names import Node, layer_of, owners
 from lwplugin.measure.layer_times import layer_times
 from lwplugin.measure.machine import throttling
@@ -84,7 +84,7 @@ def test_openvino_tells_its_layers_too(build: SimpleNamespace, tmp_path: Path, d
         worker.ask("load", **request, optimize=True)
         worker.ask("inputs", {"0:input": np.ones((64, 16), np.float32)}, count=1, names=["input"])
         subject = SimpleNamespace(file=tmp_path / "model.xml", format="openvino")
-        found = profile(worker, subject, "cpu", request, 0.1)  # type: ignore[arg-type]
+        found = profile_of(worker, subject, "cpu", request, 0.1)  # type: ignore[arg-type]
     assert found is not None
     assert {"body", "head"} <= {kernel.layer for kernel in found.kernels}
     assert all(kernel.kernel for kernel in found.kernels)
@@ -131,10 +131,10 @@ class Told:
 def test_operators_that_the_device_does_not_run_are_named() -> None:
     worker = Told(("Conv", "CUDAExecutionProvider", "", 3.0), ("NonZero", "CPUExecutionProvider", "", 1.0))
     subject = SimpleNamespace(file=Path("none"), format="none")
-    found = profile(worker, subject, "cuda", {}, 0.1)  # type: ignore[arg-type]
+    found = profile_of(worker, subject, "cuda", {}, 0.1)  # type: ignore[arg-type]
     assert (found.fallback, found.fallback_kinds) == (0.25, ["NonZero"])
     slow = Told(("Convolution", "CPU", "jit_avx2_f32", 3.0), ("Interpolate", "CPU", "ref_any_f32", 1.0))
-    found = profile(slow, subject, "cpu", {}, 0.1)  # type: ignore[arg-type]
+    found = profile_of(slow, subject, "cpu", {}, 0.1)  # type: ignore[arg-type]
     assert (found.fallback, found.fallback_kinds) == (0.25, ["Interpolate"])
 
 
