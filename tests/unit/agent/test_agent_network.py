@@ -61,7 +61,7 @@ def test_a_device_on_another_network_measures_and_survives_a_pulled_cable(
     short: dict[str, Any],
 ) -> None:
     agent = agents(listen=f"{THEIRS}:0", before=["ip", "netns", "exec", namespace])
-    inventory(agent.port, host=THEIRS, silence_s=2)
+    inventory(agent.port, host=THEIRS, silence_s=4)
     found = measure(exports["fast"], data, baseline=exports["slow"], device="board", **short)
     assert found.candidate.device == "board"
     assert found.speedup.estimate > 1.5
