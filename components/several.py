@@ -73,7 +73,7 @@ def run_in_processes(
             running.wait()
             if running.returncode:
                 log.seek(0)
-                raise _what_went_wrong(Path(folder), step, log.read())
+                raise what_went_wrong(Path(folder), step, log.read())
 
 
 def _pass_on(line: str, progress: Progress) -> None:
@@ -84,7 +84,8 @@ def _pass_on(line: str, progress: Progress) -> None:
     progress(label, done, total)
 
 
-def _what_went_wrong(folder: Path, step: Step, log: str) -> LwpluginError:
+def what_went_wrong(folder: Path, step: Step, log: str) -> LwpluginError:
+    """The error that the first process wrote into ``folder``, or what can be read from the end of ``log``."""
     file = folder / "error.json"
     if file.is_file():
         told = json.loads(file.read_text(encoding="utf-8"))

@@ -149,7 +149,14 @@ def execute(
         with running(step=step.name, step_key=key), store.put(key, identity) as output:
             paths = {name: item.path for name, item in inputs.items()}
             count = (processes or settings().processes) if step.trains else 1
-            if count > 1:
+            if step.trains and (asked := settings().train_job):
+                from lwplugin.components.train_job import TrainJob, run_on_nodes
+
+                job = TrainJob.model_validate_json(asked)
+                run_on_nodes(
+                    step, config, paths, output, scratch=store.work(key), progress=progress, asked=job
+                )
+            elif count > 1:
                 from lwplugin.components.several import run_in_processes
 
                 run_in_processes(

@@ -50,8 +50,11 @@ class Resources(_Block):
     image: str | None = Field(None, min_length=1, description="container image; default: the pipeline's")
     accelerator: str | None = Field(None, description="e.g. nvidia.com/gpu")
     count: int = Field(1, ge=1, description="accelerators")
+    nodes: int = Field(
+        1, ge=1, le=1024, description="machines that train together, as a Kubeflow Trainer job; Kubeflow only"
+    )
     processes: int = Field(
-        1, ge=1, le=64, description="that train together, on a GPU each where there are some"
+        1, ge=1, le=64, description="that train together on each machine, on a GPU each where there are some"
     )
     cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores, e.g. 2 or 500m")
     memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes, e.g. 16Gi")

@@ -87,6 +87,13 @@ class Settings:
         default=1,
         metadata=_read(_count, "processes that train together, where a step was not told another number"),
     )
+    train_job: str | None = field(
+        default=None,
+        metadata=_read(
+            str,
+            "set by the Kubeflow compiler: the Trainer job of a step with several nodes, as JSON",
+        ),
+    )
     serve_threads: int | None = field(
         default=None,
         metadata=_read(_count, "threads of a served light version; unset: those it was measured with"),

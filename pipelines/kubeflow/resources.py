@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kfp import kubernetes
+from lwplugin.components.train_job import TrainJob
 
 from lwplugin.resources import Resources
 from lwplugin.settings import variable
@@ -16,9 +17,14 @@ def give(task: Any, resources: Resources) -> None:
     """Ask for ``resources`` on ``task``; what they leave out stays the cluster's default."""
     if resources.image:
         task.set_container_image(resources.image)
-    _hardware(task, resources)
-    if resources.processes > 1:
-        task.set_env_variable(variable("processes"), str(resources.processes))
+    if resources.nodes > 1:
+        # The task itself only waits: hardware is the job's, whose pods get everything else too.
+        job = TrainJob(image=resources.image or "", resources=resources)
+        task.set_env_variable(variable("train_job"), job.model_dump_json(exclude_defaults=True))
+    else:
+        _hardware(task, resources)
+        if resources.processes > 1:
+            task.set_env_variable(variable("processes"), str(resources.processes))
     for name, value in resources.env.items():
         task.set_env_variable(name, value)
     for name, reference in resources.secrets.items():
