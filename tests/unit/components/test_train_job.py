@@ -1,4 +1,4 @@
-"""A step on two nodes. No cluster: a server stands for Kubernetes' API and runs what the job asks for, two launchers."""
+"""A step on two nodes. No cluster: a server stands for Kubernetes' API and starts the job's two launchers."""
 
 from __future__ import annotations
 
