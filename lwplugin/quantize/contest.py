@@ -31,10 +31,18 @@ class Contest:
         assert self._best is not None
         return self._best
 
-    def enter(self, candidates: Mapping[str, nn.Module]) -> None:
-        """Judge candidates in one pass; a later one must be better than the best so far to take its place."""
+    def enter(
+        self, candidates: Mapping[str, nn.Module], *, known: Mapping[str, Fidelity] | None = None
+    ) -> None:
+        """Judge candidates in one pass; a later one must be better than the best so far to take its place.
+
+        What is ``known`` of a candidate from before is not worked out again.
+        """
         new = {name: module for name, module in candidates.items() if name not in self.found}
-        found = fidelity(self._reference, new, self._batches(), self._task) if new else {}
+        found = {name: known[name] for name in new if name in known} if known else {}
+        unknown = {name: module for name, module in new.items() if name not in found}
+        if unknown:
+            found |= fidelity(self._reference, unknown, self._batches(), self._task)
         for name, module in new.items():
             self.found[name] = found[name]
             if not self.picked or found[name].better_than(self.found[self.picked]):

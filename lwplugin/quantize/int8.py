@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from lwplugin.data.batch import Batch
     from lwplugin.model.bundle import LightModel
     from lwplugin.progress import Progress
+
+_CLOSE_DB = 35.0
+"""Outputs as close as this to the float model's leave nothing to gain by another form."""
 
 
 class Int8Config(QuantizeConfig):
@@ -126,7 +129,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     contest = Contest(module, judging, data.task)
     if config.rounding != "compensated":
         if config.bias_correction is not True:
-            contest.enter({form.name: made})
+            contest.enter({form.name: made}, known={} if tables else forms.found)
         if config.bias_correction is not False:
             progress("correct biases", 0, 1)
             some = calibration_batches(
@@ -168,7 +171,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
 def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn.Module]:
     """The form that the options ask for; where they leave it open, the one whose answers are closest.
 
-    One thing is tried after the other, each on top of what has won so far.
+    One thing is tried after the other, each on top of what has won so far, until the answers are close enough.
     """
     form = Form(
         equalized=config.equalization is True,
@@ -176,17 +179,18 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
         smoothed=config.smoothing is True,
     )
     made = maker.make(form)
-    tokens = bool(maker.over_tokens)
-    open_choices = {
-        "equalized": config.equalization == "auto" and maker.can_equalize,
-        "dynamic": config.activations == "auto" and tokens,
-        "smoothed": config.smoothing == "auto" and tokens,
+    open_choices: dict[str, Callable[[], bool]] = {
+        "equalized": lambda: config.equalization == "auto" and maker.can_equalize,
+        "dynamic": lambda: config.activations == "auto" and bool(maker.over_tokens),
+        "smoothed": lambda: config.smoothing == "auto" and bool(maker.over_tokens),
     }
-    for change, wanted in open_choices.items():
-        if not wanted:
+    for change, is_open in open_choices.items():
+        if not is_open():
             continue
-        other = replace(form, **{change: True})
         contest.enter({form.name: made})
+        if contest.found[form.name].output_sqnr_db >= _CLOSE_DB:
+            break
+        other = replace(form, **{change: True})
         contest.enter({other.name: (changed := maker.make(other))})
         if contest.picked == other.name:
             form, made = other, changed
