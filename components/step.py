@@ -20,6 +20,7 @@ from lwplugin.errors import StoreError
 from lwplugin.progress import Progress, silent
 from lwplugin.run_context import running
 from lwplugin.settings import settings
+from lwplugin.tracing import span
 
 
 class StepConfig(BaseModel):
@@ -146,7 +147,11 @@ def execute(
     with _only_one(store, key, progress, step.name):
         if step.cached and not again and (found := _stored(step, key, store)):
             return Result(found.path, found.digest, key, True, time.perf_counter() - started)
-        with running(step=step.name, step_key=key), store.put(key, identity) as output:
+        with (
+            running(step=step.name, step_key=key),
+            span(f"step {step.name}"),
+            store.put(key, identity) as output,
+        ):
             paths = {name: item.path for name, item in inputs.items()}
             count = (processes or settings().processes) if step.trains else 1
             if step.trains and (asked := settings().train_job):

@@ -39,6 +39,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _form(text: str) -> str:
+    if text.lower() in ("text", "json"):
+        return text.lower()
+    raise ValueError("text or json")
+
+
 def _read(parse: Callable[[str], Any], what: str) -> dict[str, Any]:
     return {"parse": parse, "help": what}
 
@@ -109,6 +115,12 @@ class Settings:
     toolchains: Path = field(
         default=Path("~/.cache/lwplugin/toolchains"),
         metadata=_read(Path, "directory of the environments that `lwplugin toolchain install` makes"),
+    )
+    log: str = field(
+        default="text",
+        metadata=_read(
+            _form, "json: `lwplugin run` tells of each step as a JSON object a line, with run and model"
+        ),
     )
     debug: bool = field(default=False, metadata=_read(_flag, "1: show tracebacks"))
 

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,8 +190,12 @@ def _on(
 
 def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool) -> RunResult:
     from lwplugin.errors import did_you_mean
+    from lwplugin.log import log, log_to_stderr
     from lwplugin.pipelines.local import run_plan
     from lwplugin.recipe import load_recipe
+    from lwplugin.run_context import running
+    from lwplugin.settings import settings
+    from lwplugin.tracing import span
 
     known = [step.id for step in plan.steps]
     for step_id in again:
@@ -199,18 +204,26 @@ def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: 
     _limit_threads()
     store.sweep()
     width = max(len(step) for step in known)
-    progress = progress_on(sys.stderr, quiet=quiet)
+    as_lines = settings().log == "json"
+    if as_lines:
+        log_to_stderr()
+    progress = progress_on(sys.stderr, quiet=quiet or as_lines)
 
     def ended(run: StepRun) -> None:
         progress.restart()
-        if not quiet:
+        if as_lines:
+            log("step ended", **{k: v for k, v in vars(run).items() if v is not None and k != "path"})
+        elif not quiet:
             click.echo(f"{run.id:<{width}}  {run.status:<7}  {_took(run)}", err=True)
 
     try:
-        if not quiet:
+        if not quiet and not as_lines:
             click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}", err=True)
         resources = load_recipe(recipe).resources
-        return run_plan(plan, store, progress=progress, ended=ended, again=again, resources=resources)
+        what = {"run": uuid.uuid4().hex, "model": plan.parent.uri, "recipe": plan.recipe_digest}
+        with running(**what), span("run"):
+            log("run started")
+            return run_plan(plan, store, progress=progress, ended=ended, again=again, resources=resources)
     finally:
         progress.close()
 

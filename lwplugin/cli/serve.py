@@ -64,13 +64,13 @@ def serve_command(
         except ImportError as error:
             raise MissingExtraError(str(error.name), extra="serve", why="The service") from None
 
+        from lwplugin.log import log_to_stderr
         from lwplugin.notify import send_test
         from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
         from lwplugin.serve import outbox
         from lwplugin.serve.app import create_app
         from lwplugin.serve.database import open_database
         from lwplugin.serve.dispatch import reconcile
-        from lwplugin.serve.log import log_to_stderr
         from lwplugin.serve.pages.access import add_token
         from lwplugin.serve.queue import again
         from lwplugin.serve.rules import RuleBook

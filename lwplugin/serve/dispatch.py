@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from lwplugin.log import log
 from lwplugin.registry import Holdings, holdings, look_up
 from lwplugin.serve.intent import Intent, intents, made_by
-from lwplugin.serve.log import log
 from lwplugin.serve.queue import known_keys, open_deliveries, settle
 from lwplugin.serve.rules import RuleBook
 

@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from lwplugin.errors import LwpluginError
+from lwplugin.log import log
 from lwplugin.notify import Channel, Event, Item, Notice, NotSentError, send
 from lwplugin.policy import Findings
 from lwplugin.registry import Holdings
 from lwplugin.serve import outbox
 from lwplugin.serve.facts import facts_of, link_to, new_facts
-from lwplugin.serve.log import log
 from lwplugin.serve.queue import Ended
+from lwplugin.tracing import span
 
 _EVENT_OF_STATE: dict[str, Event] = {
     "pass": "passed",
@@ -74,7 +75,8 @@ class Herald:
             "notice": letter.notice.id,
             "of": letter.notice.event,
         }
-        problem = _sent(channel, letter.notice)
+        with span("notify", channel=channel.name, notice=letter.notice.id):
+            problem = _sent(channel, letter.notice)
         if problem is None:
             outbox.sent(self._engine, letter)
             log("notice sent", attempt=letter.attempt, **about)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from lwplugin.log import log
 from lwplugin.serve.events import MalformedError, delivery_of
-from lwplugin.serve.log import log
 from lwplugin.serve.queue import Delivery
 from lwplugin.serve.signature import RefusedError, verify
 

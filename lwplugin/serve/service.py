@@ -17,18 +17,19 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Engine
 
+from lwplugin.log import log
 from lwplugin.policy import Findings, evaluate
 from lwplugin.registry import Listed
 from lwplugin.registry.connect import redact
 from lwplugin.serve import outbox, queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
 from lwplugin.serve.herald import Herald
-from lwplugin.serve.log import log
 from lwplugin.serve.metrics import Metrics
 from lwplugin.serve.pages.survey import Fleet, survey, violations
 from lwplugin.serve.queue import Delivery
 from lwplugin.serve.rules import RuleBook
 from lwplugin.serve.work import LEASE_S, Worker
+from lwplugin.tracing import span
 
 _IDLE_S = 1.0
 _TROUBLE_S = 5.0
@@ -147,6 +148,10 @@ class Service:
         return True
 
     def _reconcile(self) -> bool:
+        with span("reconcile"):
+            return self._reconciled()
+
+    def _reconciled(self) -> bool:
         began = time.monotonic()
         self.metrics.registry_up.set(0)
         self.seen = reconcile(self.engine, self.book, tracking_uri=self.tracking_uri)

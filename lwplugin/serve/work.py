@@ -15,8 +15,8 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from lwplugin.run_context import for_child
-from lwplugin.serve.log import log
+from lwplugin import run_context, tracing
+from lwplugin.log import log
 from lwplugin.serve.queue import Job, Tell, claim, finish, give_back, nobody, renew
 
 LEASE_S = 60.0
@@ -72,7 +72,8 @@ class Worker:
         self._logs.mkdir(parents=True, exist_ok=True)
         stem = self._logs / f"job-{job.id}-{job.attempts}"
         out, err = stem.with_suffix(".json"), stem.with_suffix(".log")
-        code = self._run(job, out, err, stop)
+        with tracing.span("job", rule=job.rule, **about):
+            code = self._run(job, out, err, stop)
         seconds = time.monotonic() - began
         if code is None:
             log("job left", **about)
@@ -87,7 +88,8 @@ class Worker:
         """The exit code; None where the job is somebody else's now."""
         command = [*_TIE, str(os.getpid()), *command_of(job, self._program, self._tracking_uri)]
         with out.open("wb") as stdout, err.open("wb") as stderr:
-            about = for_child(job=str(job.id), rule=job.rule, model=f"models:/{job.model}/{job.version}")
+            what = {"job": str(job.id), "rule": job.rule, "model": f"models:/{job.model}/{job.version}"}
+            about = {"LWPLUGIN_LOG": "json", **run_context.for_child(**what), **tracing.for_child()}
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from lwplugin.errors import LwpluginError
-from lwplugin.serve.log import log
+from lwplugin.log import log
 from lwplugin.serve.outbox import DEAD
 from lwplugin.serve.pages.access import COOKIE, Tokens
 from lwplugin.serve.pages.decisions import DecisionLogs

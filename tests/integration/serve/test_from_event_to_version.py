@@ -107,6 +107,11 @@ def test_an_alias_ends_in_a_light_version_that_meets_the_policy_and_holds_no_sec
     site.wait(ended, 180)
     light = client.get_model_version_by_alias("digits-cnn", "light-edge-cpu")
     assert light.tags["lwplugin.parent_version"] == "models:/digits-cnn/1"
+    text_of_log = (site.folder / "store/serve/logs/job-1-1.log").read_text()
+    lines = [json.loads(line) for line in text_of_log.splitlines() if line.startswith('{"at"')]
+    assert {line.get("step") for line in lines} >= {"pull", "quantize", "gate", "register"}
+    about = {("1", "r0", "models:/digits-cnn/1", client.get_run(light.run_id).data.tags["lwplugin.run"])}
+    assert {(line["job"], line["rule"], line["model"], line["run"]) for line in lines} == about
     assert site.once()["queued"] == []  # what should exist does, and the light version starts nothing
     (site.folder / "policy.yaml").write_text(POLICY)
     check = [

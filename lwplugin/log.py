@@ -9,17 +9,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lwplugin.registry.connect import redact
+from lwplugin.run_context import context
+from lwplugin.tracing import trace_id
 
-_log = logging.getLogger("lwplugin.serve")
+_log = logging.getLogger("lwplugin")
 
 
 class JsonLines(logging.Formatter):
-    """``{"at": …, "level": …, "event": …, "job": 3, …}``; credentials in addresses are cut out."""
+    """``{"at": …, "level": …, "event": …, "job": 3, …}``; credentials in addresses are cut out.
+
+    What runs (:mod:`lwplugin.run_context`) and the trace are added to what a line says itself.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, "fields", {})
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **fields}
+        line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), **context()}
+        if (trace := trace_id()) is not None:
+            line["trace"] = trace
+        line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = f"{record.exc_info[0].__name__}: {record.exc_info[1]}"
         return redact(json.dumps(line, default=str, ensure_ascii=False))
