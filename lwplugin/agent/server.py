@@ -117,11 +117,20 @@ class Agent:
             self._room.release()
 
     def _greet(self, connection: socket.socket) -> Channel:
+        """Within a time that no trickle of bytes can stretch: there are only so many connections."""
+        seconds = min(_HANDSHAKE_SECONDS, self._limits.silence_seconds)
         if self._tls is not None:
-            connection.settimeout(_HANDSHAKE_SECONDS)
-            connection = self._tls.wrap_socket(connection, server_side=True)
-        channel = Channel(connection, silence_s=min(_HANDSHAKE_SECONDS, self._limits.silence_seconds))
-        channel.answer(self._token)
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        late = threading.Timer(seconds, _shut, [connection])
+        late.start()
+        try:
+            if isinstance(connection, ssl.SSLSocket):
+                connection.settimeout(seconds)
+                connection.do_handshake()
+            channel = Channel(connection, silence_s=seconds)
+            channel.answer(self._token)
+        finally:
+            late.cancel()
         channel.silence_s = self._limits.silence_seconds
         return channel
 
@@ -193,3 +202,8 @@ class Agent:
             self._line.leave(place)
             self._jobs.discard(job)
             channel.close()  # wakes the thread that reads
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import signal
@@ -124,6 +125,14 @@ def test_strangers_are_closed(agents: Any, inventory: Any) -> None:
         stranger.recv(200)
         stranger.sendall(b"GET / HTTP/1.1\r\nHost: device\r\n\r\n" + b"x" * 1000)
         assert b"ok" not in stranger.recv(200)
+    with socket.create_connection(address) as trickle:
+        trickle.recv(200)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - began < 20:
+                trickle.sendall(b"0")
+                time.sleep(0.2)
+        assert time.monotonic() - began < 15
     with socket.create_connection(address), socket.create_connection(address):
         assert until(lambda: states(read_inventory())[0]["state"] == "unavailable")
         assert agent.said("too many connections")
