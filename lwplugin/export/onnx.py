@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE = "model.onnx"
+_BLOCKS_OPSET = 21
 _LIMIT_BYTES = 2**31 - 2**20
 
 
@@ -41,10 +42,11 @@ class Options(ExportOptions):
     scheme: Literal["cpu", "tensorrt"] = Field(
         default="cpu", description="Layout of integers: u8 × s8 for CPUs, symmetric s8 × s8 for TensorRT."
     )
-    weights: Literal["unpacked", "packed"] = Field(
+    weights: Literal["unpacked", "packed", "blocks"] = Field(
         default="unpacked",
-        description="Weight-only layers: unpacked to float when the file is loaded, or kept packed in memory "
-        "by operators that read 4- and 8-bit groups (linear layers and embeddings).",
+        description="Weight-only layers: unpacked to float when the file is loaded; kept packed in memory by "
+        "onnxruntime's operators for 4- and 8-bit groups (linear layers and embeddings); or groups as 4- and 8-bit "
+        "constants of operator set 21, for runtimes that read these.",
     )
 
 
@@ -65,7 +67,8 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     file = directory / FILE
     save(graph.proto, file)
     progress("export onnx", 2, 3)
-    meta: dict[str, Any] = {"opset": options.opset}
+    (opset,) = (entry.version for entry in graph.proto.opset_import if entry.domain in ("", "ai.onnx"))
+    meta: dict[str, Any] = {"opset": opset}
     if options.parity and options.scheme == "cpu":
         meta["parity"] = check(
             file, graph.module, data.task, graph.example, options, runtime="onnxruntime", rounds=graph.rounds
@@ -90,11 +93,16 @@ def graph_of(light: LightModel, data: Data, options: Options, progress: Progress
     example = data.example(max(options.parity_examples, 2))
     layers = quantized_layers(module)
     progress("export onnx", 0, 3)
-    proto = to_proto(mark(module), data.task, example, opset=options.opset)
+    opset = max(options.opset, _BLOCKS_OPSET) if options.weights == "blocks" else options.opset
+    proto = to_proto(mark(module), data.task, example, opset=opset)
     progress("export onnx", 1, 3)
     scheme: dict[str, Any] = {}
     if layers:
-        layout = replace(SCHEMES[options.scheme], packed_kernels=options.weights == "packed")
+        layout = replace(
+            SCHEMES[options.scheme],
+            packed_kernels=options.weights == "packed",
+            block_constants=options.weights == "blocks",
+        )
         proto = lower(proto, layers, layout)
         scheme = describe(layers, layout)
     normalise(proto, {**facts(light), **options.metadata})

@@ -39,6 +39,8 @@ class Scheme:
     integer_bias: bool
     packed_kernels: bool = False
     """Whether weight-only groups become operators that read them packed, or are unpacked at load."""
+    block_constants: bool = False
+    """Whether weight-only groups are 4- and 8-bit constants with scales in blocks (operator set 21)."""
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""

@@ -33,7 +33,7 @@ def _linear(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme
     output = node.output[0]
     if has_kernel(layer, scheme):
         return _with_bias(graph, name, layer, _matmul_nbits(graph, node.input[0], name, layer, output))
-    nodes, weight = _weight(graph, name, layer)
+    nodes, weight = _weight(graph, name, layer, scheme)
     nodes.append(make_node("Transpose", [weight], f"{weight}_transposed", perm=[1, 0]))
     wrapped, source, target = _in_type(node.input[0], output, layer)
     nodes += wrapped[:1]
@@ -43,7 +43,7 @@ def _linear(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme
 
 @lowering(PackedConv1d, PackedConv2d)
 def _conv(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) -> Nodes:
-    nodes, weight = _weight(graph, name, layer)
+    nodes, weight = _weight(graph, name, layer, scheme)
     wrapped, source, target = _in_type(node.input[0], node.output[0], layer)
     inputs = [source, weight]
     if layer.bias is not None:
@@ -70,7 +70,7 @@ def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Sch
         table = _half(graph, f"{name}.weight", layer)
         rows = f"{node.output[0]}_half"
         return [make_node("Gather", [table, node.input[0]], rows, axis=0), _to_float(rows, node.output[0])]
-    nodes, weight = _weight(graph, name, layer)
+    nodes, weight = _weight(graph, name, layer, scheme)
     return [*nodes, make_node("Gather", [weight, node.input[0]], node.output[0], axis=0)]
 
 
@@ -108,14 +108,16 @@ def describe(layers: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def _weight(graph: GraphEditor, name: str, layer: PackedLayer) -> tuple[Nodes, str]:
+def _weight(graph: GraphEditor, name: str, layer: PackedLayer, scheme: Scheme) -> tuple[Nodes, str]:
     """Nodes that make the weight in its shape, and its name."""
     made, encoding = f"{name}.weight", layer.encoding
     if isinstance(encoding, Half):
         table = _half(graph, made, layer)
         return ([], table) if encoding.native else ([_to_float(table, made)], made)
     if isinstance(encoding, Groups):
-        return _from_groups(graph, made, layer, encoding), made
+        whole = math.prod(layer.weight_shape[1:]) % encoding.group_size == 0
+        in_blocks = scheme.block_constants and encoding.width < 8 and whole
+        return (_in_blocks if in_blocks else _from_groups)(graph, made, layer, encoding), made
     if isinstance(encoding, Codebook):
         return _from_table(graph, made, layer, encoding), made
     if isinstance(encoding, Signs):
@@ -146,6 +148,25 @@ def _from_groups(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Gr
         nodes.append(make_node("Slice", [f"{made}_rows", *bounds], f"{made}_cut"))
         flat = f"{made}_cut"
     return [*nodes, _reshape(graph, flat, layer.weight_shape, made)]
+
+
+def _in_blocks(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Groups) -> Nodes:
+    """The codes as a constant of 4 (or 8) bits, of which every block of a row has its scale and zero point."""
+    from onnx import TensorProto, helper
+
+    kind = TensorProto.UINT4 if encoding.width <= 4 else TensorProto.UINT8
+    held = {
+        f"{made}_codes": encoding.codes(layer.stored, layer.weight_shape),
+        f"{made}_zero_point": encoding.zeros(layer.stored, layer.weight_shape),
+    }
+    for name, values in held.items():
+        graph.constants[name] = helper.make_tensor(name, kind, list(values.shape), values.numpy().reshape(-1))
+    codes, zero = held
+    scale = graph.constant(f"{made}_scale", layer.scale.float().numpy())
+    rows = make_node(
+        "DequantizeLinear", [codes, scale, zero], f"{made}_rows", axis=1, block_size=encoding.group_size
+    )
+    return [rows, _reshape(graph, f"{made}_rows", layer.weight_shape, made)]
 
 
 def _from_table(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Codebook) -> Nodes:

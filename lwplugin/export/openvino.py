@@ -12,6 +12,8 @@ from lwplugin.export import onnx as source
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts, root_cause
+from lwplugin.quantize.encodings import Groups
+from lwplugin.quantize.packed import PackedLayer
 
 if TYPE_CHECKING:
     import openvino
@@ -31,7 +33,7 @@ class Options(ExportOptions):
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """ONNX in memory, converted, saved, compared in a fresh OpenVINO."""
     _need_package()
-    graph = source.graph_of(light, data, source.Options(**options.model_dump()), progress)
+    graph = source.graph_of(light, data, _as_onnx(light, options), progress)
     file, weights = directory / FILE, directory / WEIGHTS
     _convert(graph, {**facts(light), **options.metadata}, file)
     progress("export openvino", 2, 3)
@@ -52,6 +54,15 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         scheme=graph.scheme,
         meta=meta,
     )
+
+
+def _as_onnx(light: LightModel, options: Options) -> source.Options:
+    """Groups of fewer than 8 bits go as constants in blocks: unpacking by shifts is what its reader gets wrong."""
+    narrow = any(
+        isinstance(layer, PackedLayer) and isinstance(layer.encoding, Groups) and layer.encoding.width < 8
+        for layer in light.module.modules()
+    )
+    return source.Options(**options.model_dump(), weights="blocks" if narrow else "unpacked")
 
 
 def _convert(graph: source.Graph, told: dict[str, str], file: Path) -> None:
@@ -85,13 +96,13 @@ def _name_by_place(model: openvino.Model) -> None:
 
 
 def _refuse_packed(graph: source.Graph) -> None:
-    """Weights under 8 bits are unpacked by shifts, which OpenVINO's reader of ONNX gets wrong (2026.4)."""
+    """Some packings are undone by shifts, which OpenVINO's reader of ONNX gets wrong (2026.4)."""
     operators = {node.op_type for part in (graph.proto.graph, *graph.proto.functions) for node in part.node}
     if "BitShift" in operators:
         raise ExportError(
-            "OpenVINO does not read weights of fewer than 8 bits from ONNX",
+            "OpenVINO does not read this packing from ONNX",
             got="packed weights (BitShift), which it unpacks to other numbers",
-            do="quantize weight-only with bits=8, use method int8, or export format 'onnx'",
+            do="quantize weight-only with a group_size that divides the rows, use method int8, or export format 'onnx'",
         )
 
 

@@ -3,7 +3,7 @@
 The float twin is exported; every ranged tensor then gets one quantize/dequantize pair that all readers share, and
 every weight its own, with the scales and zero points of the bundle: the converter decides nothing again. Activations
 are s8 (the bundle's u8 grid, shifted by 128), weights s8 per output channel, biases float, which converters round to
-32 bits at the product of both scales.
+32 bits at the product of both scales. A layer that reads its own range while it runs has the calibrated one here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lwplugin.export.pt2e_ranges import (
     known_ranges,
     packet,
 )
-from lwplugin.quantize.layers import QuantConv1d, QuantLayer
+from lwplugin.quantize.layers import QuantConv1d, QuantLayer, QuantLinear
 from lwplugin.quantize.scheme import AffineGrid
 
 _quantized = torch.ops.quantized_decomposed
@@ -55,6 +55,20 @@ class ConvAs2d(nn.Module):
         return y.squeeze(2)
 
 
+class GainedLinear(nn.Module):
+    """A linear layer whose input is scaled by channel before it is rounded."""
+
+    def __init__(self, layer: QuantLinear, gain: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(layer.weight, requires_grad=False)
+        self.bias = layer.bias
+        self.register_buffer("gain", gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, in] → […, out]."""
+        return nn.functional.linear(x * self.gain, self.weight, self.bias)
+
+
 def float_twin(module: nn.Module, layers: dict[str, QuantLayer]) -> nn.Module:
     """A copy whose quantized layers are the float layers that `lower` finds again by their weights.
 
@@ -63,7 +77,13 @@ def float_twin(module: nn.Module, layers: dict[str, QuantLayer]) -> nn.Module:
     twin = copy.deepcopy(module)
     for name, layer in layers.items():
         _refuse(name, layer)
-        stands = ConvAs2d(layer) if isinstance(layer, QuantConv1d) else layer.to_float()
+        stands: nn.Module
+        if isinstance(layer, QuantConv1d):
+            stands = ConvAs2d(layer)
+        elif isinstance(layer, QuantLinear) and layer.input_gain is not None:
+            stands = GainedLinear(layer, layer.input_gain)
+        else:
+            stands = layer.to_float()
         if not name:
             return stands
         twin.set_submodule(name, stands)
@@ -208,11 +228,9 @@ def _refuse(name: str, layer: QuantLayer) -> None:
         reason = f"activations of {layer.activation_bits or 'no'} bits"
     elif layer.scale.shape[1] != 1:
         reason = f"groups of {layer.group_size} weights with a scale each"
-    elif getattr(layer, "input_gain", None) is not None:
-        reason = "an input that is scaled before it is rounded"
     if reason:
         raise ExportError(
             "The integer kernels here know 8-bit activations and one scale for each output channel",
             got=f"layer '{name}' with {reason}",
-            do="quantize with method int8, smoothing=false and no group_size, or export format 'onnx'",
+            do="quantize with method int8 and no group_size, or export format 'onnx'",
         )

@@ -64,7 +64,12 @@ class OpenVinoRuntime:
     def __init__(self, file: Path, threads: int) -> None:
         import openvino
 
-        settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+        }
         self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
         self._requests = threading.local()
 

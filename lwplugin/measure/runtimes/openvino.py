@@ -77,6 +77,8 @@ def _settings(threads: int, optimize: bool) -> dict[str, Any]:
         "PERFORMANCE_HINT": "LATENCY",
         # Some CPUs would compute a float file in bfloat16 otherwise.
         "INFERENCE_PRECISION_HINT": "f32",
+        # Products with 4-bit weights would round their inputs to 8 bits otherwise.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
         # A worker pins itself; pinning again would put both models' threads on one core.
         "ENABLE_CPU_PINNING": False,
         **({} if optimize else {"LP_TRANSFORMS_MODE": False}),

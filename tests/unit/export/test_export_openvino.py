@@ -135,14 +135,29 @@ def test_the_layers_run_in_integer_kernels_and_their_simulation_in_float(integer
     assert precisions({"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False}).isdisjoint({"u8"})
 
 
-def test_weight_only_goes_at_8_bits_and_is_refused_with_the_reason_below(
-    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_weight_only_groups_stay_small_and_answer_as_the_bundle(
+    bits: int, trained_net: nn.Module, digits_data: Data, tmp_path: Path
 ) -> None:
-    light = quantize(trained_net, digits_data, method="weight_only", bits=8)
+    light = quantize(
+        trained_net, digits_data, method="weight_only", bits=bits, group_size=16, skip=("stem", "depthwise.0")
+    )
     exported = export(light, digits_data, format="openvino", path=tmp_path)
     assert exported.meta["parity"]["max_abs_error"] < 1e-3
-    light = quantize(trained_net, digits_data, method="weight_only", bits=4)
-    with pytest.raises(ExportError, match="fewer than 8 bits"):
+    constants = openvino.Core().read_model(str(exported.file)).get_ordered_ops()
+    kinds = {node.get_output_element_type(0).get_type_name() for node in constants}
+    assert ("u4" in kinds) is (bits <= 4)
+    assert ("u8" in kinds) is (bits == 8)
+    x = next(digits_data.need("test").batches(50)).inputs
+    with torch.no_grad():
+        assert np.abs(answers(exported, x) - light.module(x).numpy()).max() < 1e-3
+
+
+def test_packings_that_openvino_misreads_are_refused_with_the_reason(
+    trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    light = quantize(trained_net, digits_data, method="codebook", bits=4)
+    with pytest.raises(ExportError, match="does not read this packing"):
         export(light, digits_data, format="openvino", path=tmp_path, parity=False)
     assert not (tmp_path / "export.json").exists()
 

@@ -138,6 +138,30 @@ def test_tables_stay_codes_and_give_the_same_rows(tmp_path: Path) -> None:
         )
 
 
+def test_smoothed_inputs_are_scaled_before_they_are_rounded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.outer(nn.functional.gelu(self.inner(x))).mean(1)
+
+    x = np.random.default_rng(0).standard_normal((60, 5, 8)).astype(np.float32) * np.logspace(
+        -1, 1, 8, dtype=np.float32
+    )
+    data = from_arrays(calibration=(x[:40], None), test=(x[40:], None), task="embedding", duplicates="ignore")
+    light = quantize(Tokens().eval(), data, smoothing=True, activations="static")
+    assert light.module.inner.input_gain is not None
+    for as_integers in (False, True):
+        made, program = handed(light, data, tmp_path, weights_as_integers=as_integers)
+        with torch.no_grad():
+            wanted, got = call(made.module, made.example), call(program, made.example)
+        assert output_sqnr_db(wanted.numpy(), got.numpy()) > 30
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
