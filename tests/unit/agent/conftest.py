@@ -98,4 +98,10 @@ def data() -> Any:
 
 @pytest.fixture(scope="session")
 def short() -> dict[str, Any]:
-    return {"min_seconds": 0.2, "max_seconds": 0.8, "processes": 1, "energy_seconds": 0.1}
+    return {
+        "min_seconds": 0.2,
+        "max_seconds": 0.8,
+        "processes": 1,
+        "energy_seconds": 0.1,
+        "profile_seconds": 0.05,
+    }

@@ -148,7 +148,13 @@ def build() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def short() -> dict[str, Any]:
     """Options of a quick measurement."""
-    return {"min_seconds": 0.15, "max_seconds": 0.6, "processes": 1, "timeout_s": 60.0}
+    return {
+        "min_seconds": 0.15,
+        "max_seconds": 0.6,
+        "processes": 1,
+        "profile_seconds": 0,
+        "timeout_s": 60.0,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ def test_the_profile_names_the_layers_and_everything_asked_for_is_there(
     build: SimpleNamespace, tmp_path: Path, data: Any, short: dict[str, Any]
 ) -> None:
     export = build.write(tmp_path, named_network(build))
-    found = measure(export, data, baseline=export, offline_batch=8, cold_starts=1, **short)
+    options = {**short, "profile_seconds": 0.1, "offline_batch": 8, "cold_starts": 1}
+    found = measure(export, data, baseline=export, **options)
     seen = found.candidate.profile
     assert {kernel.layer for kernel in seen.kernels} == {"body", "head", None}
     assert sum(kernel.share for kernel in seen.kernels) == pytest.approx(1)
@@ -69,7 +70,7 @@ def test_the_profile_names_the_layers_and_everything_asked_for_is_there(
 def test_nothing_that_was_not_asked_for_is_measured(
     exports: dict[str, Path], data: Any, short: dict[str, Any]
 ) -> None:
-    found = measure(exports["fast"], data, profile_seconds=0, min_runs=500, **short)
+    found = measure(exports["fast"], data, min_runs=500, **short)
     assert (found.profile, found.throughput, found.cold_start) == (None, None, None)
     assert found.latency.n + found.noise.disturbed * found.latency.n >= 400
 
