@@ -43,7 +43,7 @@ def saw(_rows: list[tuple[str, str]]) -> Saw:
 
 
 def _page(rows: list[tuple[str, str]]) -> str:
-    from lwplugin.export.tensorrt import driver_version
+    from lwplugin.export.tensorrt_engine import driver_version
 
     head = {
         "GPU": torch.cuda.get_device_name(),
