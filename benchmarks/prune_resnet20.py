@@ -45,7 +45,9 @@ def finetune(module: nn.Module, parent: nn.Module, data: Data, target: str, seed
     return module.eval()
 
 
-def torch_pruning(criterion: str, parent: nn.Module, data: Data, kept: float) -> nn.Module:
+def torch_pruning(
+    criterion: str, parent: nn.Module, data: Data, kept: float, *, round_to: int | None = None
+) -> nn.Module:
     """The same net cut by torch-pruning to at most ``kept`` of the MACs, globally ranked, then recalibrated."""
     import torch_pruning as tp
 
@@ -55,7 +57,7 @@ def torch_pruning(criterion: str, parent: nn.Module, data: Data, kept: float) ->
     importance = getattr(tp.importance, criterion)()
     pruner = tp.pruner.MetaPruner(
         net, example, importance=importance, global_pruning=True, pruning_ratio=0.9, iterative_steps=200,
-        ignored_layers=[net.head],
+        ignored_layers=[net.head], round_to=round_to,
     )  # fmt: skip
     if criterion == "GroupTaylorImportance":
         for batch in data.need("calibration").batches(64):
