@@ -2,8 +2,8 @@
 
     python benchmarks/speed_resnet20.py --weights resnet20-{seed}.pt
 
-Ours by `reconstruct` under budgets in MACs and in measured latency, torch-pruning's group magnitude at the same MACs with
-its own widths and with widths in multiples of 8; accuracy right after the cut (repaired or recalibrated), no training.
+Ours by `reconstruct` under budgets in MACs and in measured latency, torch-pruning's group magnitude at the same MACs
+with its own widths and with widths in multiples of 8; accuracy right after the cut (repaired or recalibrated), untrained.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ def main() -> None:
             score = found.candidate.metrics["accuracy"]
             speed = found.speedup
             noisy = f", noisy: {found.noise_reason}" if found.noisy else ""
+            faster = f"{speed.estimate:.2f} ({speed.low:.2f} to {speed.high:.2f}){noisy}"
             print(
                 f"| {method} | {', '.join(f'{k}: {v}' for k, v in chosen.items())} | {fewer:.2f}× | {score:.2%} "
-                f"| {found.candidate.latency.p50_ms:.3f} ms | {speed.estimate:.2f} ({speed.low:.2f} to {speed.high:.2f}){noisy} |",
+                f"| {found.candidate.latency.p50_ms:.3f} ms | {faster} |",
                 flush=True,
             )
 
