@@ -3,7 +3,7 @@
     python benchmarks/speed_resnet20.py --weights resnet20-{seed}.pt
 
 Ours by `reconstruct` under budgets in MACs and in measured latency, torch-pruning's group magnitude at the same MACs
-with its own widths and with widths in multiples of 8; accuracy right after the cut (repaired or recalibrated), untrained.
+with its own widths and in multiples of 8; accuracy right after the cut (repaired or recalibrated), untrained.
 """
 
 from __future__ import annotations
