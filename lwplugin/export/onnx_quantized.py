@@ -22,6 +22,7 @@ from lwplugin.export.onnx_layers import (
     marked_layers,
     range_taken,
 )
+from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
     """
     graph = GraphEditor(proto)
     taken, given, kernels = _expand(graph, layers, scheme)
+    fold_padding(graph, taken)
     _average_over_space(graph)
     ranges = known_ranges(graph, taken, given)
     if not scheme.symmetric_activations:
