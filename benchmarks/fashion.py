@@ -28,13 +28,32 @@ sys.path.insert(0, str(EXAMPLE))
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--weights, --seeds, --jobs, --data, --epochs, --n-train, --json."""
-    parser.add_argument("--weights", default="resnet20-{seed}.pt", help="state dict of each seed's float net")
+    parser.add_argument("--net", choices=("resnet20", "cnn"), default="resnet20")
+    parser.add_argument("--weights", default="{net}-{seed}.pt", help="state dict of each seed's float net")
     parser.add_argument("--epochs", type=int, default=4, help="training of a net whose weights are missing")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="rows worked out at the same time")
     parser.add_argument("--data", type=Path, help="directory of the four idx.gz files")
     parser.add_argument("--n-train", type=int, help="only so many training pictures")
     parser.add_argument("--json", type=Path)
+
+
+class Cnn(nn.Module):
+    """Two convolutions and two linear layers: 206 thousand parameters, nearly all in the first linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(32 * 7 * 7, 128), nn.ReLU()),
+        )
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [n, 1, 28, 28] → logits [n, 10]."""
+        logits: torch.Tensor = self.head(self.features(images))
+        return logits
 
 
 @cache
@@ -49,9 +68,9 @@ def network(options: argparse.Namespace, seed: int) -> nn.Module:
     """The float net of a seed on the chosen device, trained where its weights are not there yet."""
     from resnet20 import ResNet20
 
-    file = Path(options.weights.format(seed=seed))
+    file = Path(options.weights.format(net=options.net, seed=seed))
     torch.manual_seed(seed)
-    net = ResNet20()
+    net = ResNet20() if options.net == "resnet20" else Cnn()
     if not file.is_file():
         config = TrainConfig(
             epochs=options.epochs, batch_size=256, lr=8e-3, schedule="onecycle", weight_decay=0.05, seed=seed

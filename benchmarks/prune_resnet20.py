@@ -1,7 +1,9 @@
-"""Pruning a Fashion-MNIST ResNet-20: our methods beside torch-pruning's criteria, same nets, data and fine-tuning.
+"""Pruning on Fashion-MNIST, a ResNet-20 or a CNN of two convolutions: our methods beside torch-pruning's criteria,
+same nets, data and fine-tuning.
 
     pip install torch-pruning==1.6.1
     python benchmarks/prune_resnet20.py --kept 0.46 0.24 --seeds 3 --jobs 2
+    python benchmarks/prune_resnet20.py --net cnn --budget params --kept 0.4 --seeds 3
 
 Each seed has a float net of its own, trained where its weights file is missing. Before: after the cut, with BatchNorm
 recalibration for torch-pruning and with our repair for ours; no labels in either (our Taylor reads calibration labels,
@@ -46,9 +48,15 @@ def finetune(module: nn.Module, parent: nn.Module, data: Data, target: str, seed
 
 
 def torch_pruning(
-    criterion: str, parent: nn.Module, data: Data, kept: float, *, round_to: int | None = None
+    criterion: str,
+    parent: nn.Module,
+    data: Data,
+    kept: float,
+    *,
+    budget: str = "macs",
+    round_to: int | None = None,
 ) -> nn.Module:
-    """The same net cut by torch-pruning to at most ``kept`` of the MACs, globally ranked, then recalibrated."""
+    """The same net cut by torch-pruning to at most ``kept`` of the budget, globally ranked, then recalibrated."""
     import torch_pruning as tp
 
     net = copy.deepcopy(parent).requires_grad_(True)
@@ -63,10 +71,10 @@ def torch_pruning(
         for batch in data.need("calibration").batches(64):
             moved = batch.to(device)
             data.task.loss(net(moved.inputs), moved.targets).backward()
-    whole = cost(parent, example).macs
+    whole = getattr(cost(parent, example), budget)
     for _ in range(200):
         pruner.step()
-        if cost(net, example).macs <= kept * whole:
+        if getattr(cost(net, example), budget) <= kept * whole:
             break
     net.eval().zero_grad()
     recalibrate_batchnorm(net, data.need("calibration"))
@@ -79,9 +87,9 @@ def row(options: argparse.Namespace, method: str, kept: float, seed: int) -> dic
     data, parent = fashion.pictures(options.data, options.n_train), fashion.network(options, seed)
     began = time.perf_counter()
     if method in OURS:
-        module = lwplugin.prune(parent, data, method=method, macs=kept, seed=seed).module
+        module = lwplugin.prune(parent, data, method=method, seed=seed, **{options.budget: kept}).module
     else:
-        module = torch_pruning(method, parent, data, kept)
+        module = torch_pruning(method, parent, data, kept, budget=options.budget)
     seconds = time.perf_counter() - began
     example = data.example(1)
     tuned = finetune(copy.deepcopy(module), parent, data, options.target, seed)
@@ -89,7 +97,8 @@ def row(options: argparse.Namespace, method: str, kept: float, seed: int) -> dic
         "method": method,
         "kept": kept,
         "seed": seed,
-        "macs": cost(parent, example).macs / cost(module, example).macs,
+        "fewer": getattr(cost(parent, example), options.budget)
+        / getattr(cost(module, example), options.budget),
         "float": fashion.accuracy(parent, data),
         "before": fashion.accuracy(module, data),
         "after": fashion.accuracy(tuned, data),
@@ -103,8 +112,9 @@ def main() -> None:
     )
     fashion.add_options(parser)
     parser.add_argument(
-        "--kept", type=float, nargs="+", default=[0.46], help="fractions of the MACs that stay"
+        "--kept", type=float, nargs="+", default=[0.46], help="fractions of the budget that stay"
     )
+    parser.add_argument("--budget", choices=("macs", "params"), default="macs")
     parser.add_argument("--methods", nargs="*", default=[*OURS, *THEIRS])
     parser.add_argument("--target", choices=("both", "labels"), default="both")
     options = parser.parse_args()
@@ -117,12 +127,12 @@ def main() -> None:
     print(
         f"float {fashion.spread({each['seed']: each['float'] for each in made}.values())}, {options.target}"
     )
-    print("| method | fewer MACs | before | after one epoch | cut |\n|---|---|---|---|---|")
+    print(f"| method | fewer {options.budget} | before | after one epoch | cut |\n|---|---|---|---|---|")
     for kept in options.kept:
         for method in options.methods:
             found = [each for each in made if (each["method"], each["kept"]) == (method, kept)]
             if found:
-                share, seconds = (sum(e[k] for e in found) / len(found) for k in ("macs", "seconds"))
+                share, seconds = (sum(e[k] for e in found) / len(found) for k in ("fewer", "seconds"))
                 before, after = (fashion.spread(e[k] for e in found) for k in ("before", "after"))
                 print(f"| {method} | {share:.2f}× | {before} | {after} | {seconds:.0f} s |")
 

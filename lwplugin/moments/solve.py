@@ -12,6 +12,9 @@ from torch import Tensor
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.support import solve_on_support
 
+_PENDING = 64
+"""Columns of updates that the inverse may be behind in a removal of blocks."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -67,7 +70,9 @@ class BlockRemoval:
     """Optimal brain surgeon for blocks of inputs (Hassibi 1993; ZipLM, 2302.04089).
 
     ``costs()`` is, for every block still there, the increase of E|Wx − W'x|² when it is removed and the remaining
-    weights are re-solved; ``remove(i)`` does so, by a rank-b update of the inverse.
+    weights are re-solved; ``remove(i)`` does so, by a rank-b update of the inverse. Only what the costs need (the
+    inverse's diagonal blocks, the weights) is brought up to date at once; the inverse itself follows many updates
+    at a time, and what is gone is dropped from it, so that little of the work waits for memory.
     """
 
     def __init__(self, xx: Tensor, weight: Tensor, blocks: Sequence[np.ndarray], ridge: float) -> None:
@@ -81,31 +86,57 @@ class BlockRemoval:
         regular = (xx + lam * torch.eye(k, dtype=xx.dtype))[permuted][:, permuted]
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
         self._weight = weight.double()[:, permuted].clone()
+        self._present = torch.arange(self._count)
+        """Which block each place holds; those removed since the last tidying are still among them."""
         self._gone = torch.zeros(self._count, dtype=torch.bool)
+        n, b = self._count, self._size
+        inner = self._inverse[: n * b, : n * b].reshape(n, b, n, b)
+        self._diagonal = inner[torch.arange(n), :, torch.arange(n), :].clone()
+        self._left: list[Tensor] = []
+        self._right: list[Tensor] = []
 
     def costs(self) -> Tensor:
         """[blocks]; infinite where already removed."""
-        b, n = self._size, self._count
+        b, n = self._size, len(self._present)
+        w = self._weight[:, : n * b]
         if b == 1:
-            diagonal = self._inverse.diagonal()[:n].clamp_min(1e-300)
-            costs = self._weight[:, :n].square().sum(0) / diagonal
+            costs = w.square().sum(0) / self._diagonal[:, 0, 0].clamp_min(1e-300)
         else:
-            inner = self._inverse[: n * b, : n * b].reshape(n, b, n, b)
-            own = inner[torch.arange(n), :, torch.arange(n), :].clone()
-            own[self._gone] = torch.eye(b, dtype=own.dtype)
-            w = self._weight[:, : n * b].reshape(-1, n, b).permute(1, 2, 0)
-            costs = (w * torch.linalg.solve(own, w)).sum((1, 2))
-        return torch.where(self._gone, torch.inf, costs.clamp_min(0))
+            w = w.reshape(-1, n, b).permute(1, 2, 0)
+            costs = (w * torch.linalg.solve(self._diagonal, w)).sum((1, 2))
+        found = torch.full((self._count,), torch.inf, dtype=costs.dtype)
+        found[self._present] = torch.where(self._gone[self._present], torch.inf, costs.clamp_min(0))
+        return found
 
     def remove(self, block: int) -> None:
         """Remove one block and re-solve the rest."""
-        b = self._size
-        span = slice(block * b, (block + 1) * b)
+        b, n = self._size, len(self._present)
+        place = int((self._present == block).nonzero())
+        span = slice(place * b, (place + 1) * b)
         columns = self._inverse[:, span].clone()
-        step = torch.linalg.solve(self._inverse[span, span], columns.T)
+        for left, right in zip(self._left, self._right, strict=True):
+            columns -= left @ right[:, span]
+        step = torch.linalg.solve(columns[span], columns.T)
         self._weight -= self._weight[:, span].clone() @ step
-        self._inverse -= columns @ step
+        self._diagonal -= columns[: n * b].reshape(n, b, b) @ step[:, : n * b].reshape(b, n, b).transpose(
+            0, 1
+        )
         self._weight[:, span] = 0
-        self._inverse[span, :] = 0
-        self._inverse[:, span] = 0
+        self._diagonal[place] = torch.eye(b, dtype=step.dtype)
         self._gone[block] = True
+        self._left.append(columns)
+        self._right.append(step)
+        if len(self._left) * b >= _PENDING:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Bring the inverse up to date, without what is gone."""
+        self._inverse.addmm_(torch.cat(self._left, 1), torch.cat(self._right), alpha=-1)
+        self._left, self._right = [], []
+        stay = ~self._gone[self._present]
+        blocks = stay.repeat_interleave(self._size)
+        kept = torch.cat([blocks, blocks.new_ones(len(self._inverse) - len(blocks))]).nonzero()[:, 0]
+        self._inverse = self._inverse[kept][:, kept]
+        self._weight = self._weight[:, kept]
+        self._diagonal = self._diagonal[stay]
+        self._present = self._present[stay]

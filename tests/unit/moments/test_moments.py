@@ -93,6 +93,26 @@ def test_block_removal_is_the_least_squares_refit(size: int) -> None:
         assert torch.isinf(removal.costs()[gone])
 
 
+def test_removal_stays_exact_over_many_updates_of_the_inverse() -> None:
+    torch.manual_seed(0)
+    size, count, k = 3, 40, 125
+    x = torch.randn(1000, k, dtype=torch.float64) @ (torch.eye(k) + 0.1 * torch.randn(k, k)).double()
+    xx, weight = x.T @ x / 1000, torch.randn(2, k, dtype=torch.float64)
+    places = torch.randperm(k).numpy()
+    blocks = [places[i * size : (i + 1) * size] for i in range(count)]
+    removal = BlockRemoval(xx, weight, blocks, ridge=1e-12)
+    spent = 0.0
+    order = torch.randperm(count)[:35].tolist()
+    for block in order:
+        spent += float(removal.costs()[block])
+        removal.remove(block)
+    left = np.setdiff1d(np.arange(k), np.concatenate([blocks[block] for block in order]))
+    refit = torch.linalg.lstsq(x[:, left], x @ weight.T).solution
+    error = float((x @ weight.T - x[:, left] @ refit).square().sum(1).mean())
+    assert spent == pytest.approx(error, rel=1e-6)
+    assert torch.isinf(removal.costs()).sum() == 35
+
+
 def test_repair_lowers_the_error_on_inputs_it_never_saw() -> None:
     torch.manual_seed(0)
     parent = nn.Sequential(
