@@ -113,7 +113,10 @@ def pnet() -> Case:
 
 def resnet20(options: argparse.Namespace) -> Case:
     net = fashion.network(
-        argparse.Namespace(weights=options.resnet20, epochs=4, data=options.fashion, n_train=None), 0
+        argparse.Namespace(
+            net="resnet20", weights=options.resnet20, epochs=4, data=options.fashion, n_train=None
+        ),
+        0,
     )
     data = fashion.pictures(options.fashion, None)
     test = data.need("test").head(1000)
