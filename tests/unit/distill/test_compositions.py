@@ -22,6 +22,7 @@ QUANTIZED: dict[str, dict[str, Any]] = {
     "weight_only": {"bits": 2, "group_size": 16},
     "codebook": {"bits": 2, "finetune_epochs": 0},
     "binary": {"finetune_epochs": 0, "collapse": 0, "last_layer": True},
+    "qat": {"weight_bits": 4, "finetune_epochs": 1, "collapse": 0},
     "half": {},
 }
 
