@@ -126,6 +126,7 @@ def main(file: str) -> None:
                 scratch=Path(job.scratch),
                 progress=tell,
             )
+            dist.barrier()  # the first one is done last: who leaves early would end the others' launchers
         except LwpluginError as error:
             if first:
                 told = {"type": type(error).__name__, "message": str(error)}

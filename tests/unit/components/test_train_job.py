@@ -33,6 +33,7 @@ JOBS = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs"
 class Cluster(BaseHTTPRequestHandler):
     """Takes one TrainJob at a time; its nodes are processes here."""
 
+    folder: Path
     jobs: list[dict[str, Any]]
     nodes: list[subprocess.Popen[bytes]]
     seen: list[str]
