@@ -27,7 +27,7 @@ FROM base AS cpu
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     python -m pip install --constraint /opt/lwplugin/constraints.txt \
         --extra-index-url https://download.pytorch.org/whl/cpu \
-        "$(echo /dist/lwplugin-*.whl)[onnx,text,images,parquet,postgres,signing,kubeflow,prefect]" \
+        "$(echo /dist/lwplugin-*.whl)[onnx,openvino,text,images,parquet,postgres,s3,signing,kubeflow,prefect]" \
     && python -c "import kfp, prefect, onnxruntime, torch, lwplugin.pipelines.kubeflow.compile"
 USER 10001:10001
 ENTRYPOINT ["lwplugin"]
@@ -36,7 +36,7 @@ FROM base AS controller
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     python -m pip install --constraint /opt/lwplugin/constraints.txt \
         --extra-index-url https://download.pytorch.org/whl/cpu \
-        "$(echo /dist/lwplugin-*.whl)[onnx,text,images,parquet,postgres,serve,signing,traces]"
+        "$(echo /dist/lwplugin-*.whl)[onnx,text,images,parquet,postgres,s3,serve,signing,traces]"
 USER 10001:10001
 EXPOSE 8080
 ENTRYPOINT ["lwplugin"]
@@ -46,7 +46,7 @@ FROM base AS gpu
 # PyPI's torch brings its own CUDA libraries; the node brings the driver.
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
     python -m pip install --constraint /opt/lwplugin/constraints.txt \
-        "$(echo /dist/lwplugin-*.whl)[onnx,text,images,parquet,postgres,signing,kubeflow,prefect]"
+        "$(echo /dist/lwplugin-*.whl)[onnx,openvino,text,images,parquet,postgres,s3,signing,kubeflow,prefect]"
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 ENTRYPOINT ["lwplugin"]
