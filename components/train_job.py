@@ -185,7 +185,8 @@ def _client() -> Any:
         config.load_incluster_config()
     except config.ConfigException:
         try:
-            config.load_kube_config()
+            # The client reads the variable once, when it is imported.
+            config.load_kube_config(config_file=os.environ.get("KUBECONFIG"))
         except config.ConfigException as error:
             raise StoreError(
                 "This process can reach no Kubernetes",
