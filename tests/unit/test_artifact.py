@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -98,17 +97,6 @@ def test_failure_leaves_nothing_and_keeps_the_checkpoint(tmp_path: Path) -> None
     with store.put(KEY) as place:
         (place / "whole").write_text("made")
     assert not (tmp_path / "work" / KEY).exists()
-
-
-@pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What the package logs, whatever a library in this process has done to logging before."""
-    logger = logging.getLogger("lwplugin")
-    monkeypatch.setattr(logger, "disabled", False)
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
-    caplog.set_level(logging.WARNING, "lwplugin")
-    return caplog
 
 
 @pytest.mark.parametrize("damage", ["change", "extra", "manifest", "truncate"])
