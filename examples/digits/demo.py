@@ -22,7 +22,9 @@ import mlflow, numpy as np
 images, labels = np.load(sys.argv[2]), np.load(sys.argv[3])
 model = mlflow.pyfunc.load_model(sys.argv[1])
 answers = np.asarray(model.predict(images)).argmax(1)
-loaded = [name for name in ("torch", "lwplugin") if name in sys.modules]
+plugins = {"lwplugin", "lwplugin.errors", "lwplugin.run_context"}  # what MLflow itself imports by our entry points
+ours = {name for name in sys.modules if name.split(".")[0] == "lwplugin"} - plugins
+loaded = sorted(ours | ({"torch"} & set(sys.modules)))
 print(json.dumps({"right": int((answers == labels).sum()), "n": len(labels),
                   "first": [answers[:12].tolist(), labels[:12].tolist()], "loaded": loaded}))
 """
@@ -69,7 +71,9 @@ def main() -> int:
         guessed, labels = served["first"]
         print(f"   answers {guessed}\n   digits  {labels}")
         print(f"   {served['right']} of {served['n']} test digits right; ", end="")
-        print(f"loaded besides mlflow: {', '.join(served['loaded']) or 'neither torch nor lwplugin'}")
+        print(
+            f"loaded besides mlflow: {', '.join(served['loaded']) or 'neither torch nor lwplugin, but for its MLflow plugin'}"
+        )
 
     say(f"4. Parent and light, side by side (all in {time.monotonic() - began:.0f} s)")
     from lwplugin.cli.tables import target_table
