@@ -71,9 +71,8 @@ def main() -> int:
         guessed, labels = served["first"]
         print(f"   answers {guessed}\n   digits  {labels}")
         print(f"   {served['right']} of {served['n']} test digits right; ", end="")
-        print(
-            f"loaded besides mlflow: {', '.join(served['loaded']) or 'neither torch nor lwplugin, but for its MLflow plugin'}"
-        )
+        held = ", ".join(served["loaded"]) or "neither torch nor lwplugin, but for its MLflow plugin"
+        print(f"loaded besides mlflow: {held}")
 
     say(f"4. Parent and light, side by side (all in {time.monotonic() - began:.0f} s)")
     from lwplugin.cli.tables import target_table
