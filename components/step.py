@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,22 +153,7 @@ def execute(
             store.put(key, identity) as output,
         ):
             paths = {name: item.path for name, item in inputs.items()}
-            count = (processes or settings().processes) if step.trains else 1
-            if step.trains and (asked := settings().train_job):
-                from lwplugin.components.train_job import TrainJob, run_on_nodes
-
-                job = TrainJob.model_validate_json(asked)
-                run_on_nodes(
-                    step, config, paths, output, scratch=store.work(key), progress=progress, asked=job
-                )
-            elif count > 1:
-                from lwplugin.components.several import run_in_processes
-
-                run_in_processes(
-                    step, config, paths, output, scratch=store.work(key), progress=progress, processes=count
-                )
-            else:
-                step.run(config, paths, output, scratch=store.work(key), progress=progress)
+            _way(step, processes)(config, paths, output, scratch=store.work(key), progress=progress)
             store.remove(key)  # what `again` or a noisy measurement replaces
         stored = _stored(step, key, store, judge=False)
     if stored is None:
@@ -178,6 +163,22 @@ def execute(
             do=f"check the disk under {store.root}",
         )
     return Result(stored.path, stored.digest, key, False, time.perf_counter() - started)
+
+
+def _way(step: Step, processes: int | None) -> Run:
+    """The step's own function, or what carries it out in several processes or on several machines."""
+    if not step.trains:
+        return step.run
+    if asked := settings().train_job:
+        from lwplugin.components.train_job import TrainJob, run_on_nodes
+
+        return partial(run_on_nodes, step, asked=TrainJob.model_validate_json(asked))
+    count = processes or settings().processes
+    if count > 1:
+        from lwplugin.components.several import run_in_processes
+
+        return partial(run_in_processes, step, processes=count)
+    return step.run
 
 
 def _stored(step: Step, key: str, store: Store, *, judge: bool = True) -> Artifact | None:

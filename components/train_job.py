@@ -71,7 +71,7 @@ class TrainJob(BaseModel):
                 "trainer": {
                     "image": self.image,
                     "numNodes": given.nodes,
-                    "numProcPerNode": given.processes,
+                    "numProcPerNode": given.processes or 1,
                     "command": ["torchrun", "-m", "lwplugin.components.several", str(job)],
                     "env": self._environment(),
                     **({"resourcesPerNode": {"limits": hardware}} if (hardware := self._hardware()) else {}),

@@ -53,8 +53,11 @@ class Resources(_Block):
     nodes: int = Field(
         1, ge=1, le=1024, description="machines that train together, as a Kubeflow Trainer job; Kubeflow only"
     )
-    processes: int = Field(
-        1, ge=1, le=64, description="that train together on each machine, on a GPU each where there are some"
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="that train together on each machine, on a GPU each where there are some",
     )
     cpu: str | None = Field(None, pattern=r"^\d+(\.\d+)?m?$", description="cores, e.g. 2 or 500m")
     memory: str | None = Field(None, pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes, e.g. 16Gi")

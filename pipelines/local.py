@@ -102,7 +102,7 @@ def _run(
     progress: Progress,
     again: bool,
     steps: Callable[[str], Step],
-    processes: int,
+    processes: int | None,
 ) -> StepRun:
     absent = [source for source in planned.inputs.values() if source not in made]
     if absent:
@@ -113,8 +113,8 @@ def _run(
     try:
         step = steps(planned.step)
         inputs: dict[str, Artifact] = {name: made[source] for name, source in planned.inputs.items()}
-        config, several = _config(step, planned), processes if processes > 1 else None
-        done = execute(step, config, inputs, store, progress=progress, again=again, processes=several)
+        config = _config(step, planned)
+        done = execute(step, config, inputs, store, progress=progress, again=again, processes=processes)
     except Exception as error:  # the other targets still deserve their run
         if settings().debug:
             traceback.print_exc()

@@ -23,7 +23,7 @@ def give(task: Any, resources: Resources) -> None:
         task.set_env_variable(variable("train_job"), job.model_dump_json(exclude_defaults=True))
     else:
         _hardware(task, resources)
-        if resources.processes > 1:
+        if resources.processes is not None:
             task.set_env_variable(variable("processes"), str(resources.processes))
     for name, value in resources.env.items():
         task.set_env_variable(name, value)

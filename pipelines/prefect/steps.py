@@ -56,7 +56,7 @@ def run_step(
     inputs: dict[str, dict[str, Any]],
     store: str,
     again: bool = False,
-    processes: int = 1,
+    processes: int | None = None,
 ) -> dict[str, Any]:
     """Carry one step out; ``inputs`` are the answers of the tasks before."""
     this = PlannedStep(**planned)
@@ -64,9 +64,8 @@ def run_step(
     artifacts = {name: Artifact(Path(made["path"]), made["digest"]) for name, made in inputs.items()}
     config = step.config.model_validate(this.config)
     with _slot(this.step):
-        several = processes if processes > 1 else None
         done = execute(
-            step, config, artifacts, open_store(store), progress=_progress(), again=again, processes=several
+            step, config, artifacts, open_store(store), progress=_progress(), again=again, processes=processes
         )
     status: Status = "found" if done.hit else "made"
     run = StepRun(this.id, this.step, this.target, status, done.seconds, done.key, done.path, done.digest)
