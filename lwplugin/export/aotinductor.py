@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lwplugin.data.batch import tensors
 from lwplugin.errors import ExportError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.parity import check
-from lwplugin.export.program import to_program
-from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
-from lwplugin.export.torch_export import refuse_quantized
+from lwplugin.export.source import OUTPUT, described, facts, root_cause
+from lwplugin.export.torch_export import float_program
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -32,12 +30,8 @@ class Options(ExportOptions):
 
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """Export, compile with the C++ compiler, load and compare in a fresh process."""
-    module = light.copy_module().eval().to("cpu")
-    refuse_quantized(module)
-    example = data.example(max(options.parity_examples, 2))
     progress("export aotinductor", 0, 2)
-    arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
-    program = to_program(OneOutput(module, data.task, example).eval(), arguments)
+    module, example, program = float_program(light, data, options)
     told = {**facts(light), **options.metadata, "lwplugin.cpu": torch.backends.cpu.get_cpu_capability()}
     file = directory / FILE
     began = time.perf_counter()

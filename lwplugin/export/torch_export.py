@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lwplugin.data.batch import tensors
+from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_quantized import quantized_layers
@@ -33,12 +33,8 @@ class Options(ExportOptions):
 
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """Export, save with the facts inside, load and compare in a fresh process."""
-    module = light.copy_module().eval().to("cpu")
-    refuse_quantized(module)
-    example = data.example(max(options.parity_examples, 2))
     progress("export torch_export", 0, 2)
-    arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
-    program = to_program(OneOutput(module, data.task, example).eval(), arguments)
+    module, example, program = float_program(light, data, options)
     told = json.dumps({**facts(light), **options.metadata}, sort_keys=True)
     file = directory / FILE
     torch.export.save(program, file, extra_files={FACTS: told})
@@ -58,8 +54,21 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     )
 
 
-def refuse_quantized(module: nn.Module) -> None:
-    """ExportError for a model with quantized layers."""
+def float_program(
+    light: LightModel, data: Data, options: ExportOptions
+) -> tuple[nn.Module, Inputs, torch.export.ExportedProgram]:
+    """The module, the examples to compare it on, and its program with a free batch.
+
+    Raises ExportError for a model with quantized layers, or one that torch cannot export.
+    """
+    module = light.copy_module().eval().to("cpu")
+    _refuse_quantized(module)
+    example = data.example(max(options.parity_examples, 2))
+    arguments = tuple(tensor[:2].contiguous() for tensor in tensors(example).values())
+    return module, example, to_program(OneOutput(module, data.task, example).eval(), arguments)
+
+
+def _refuse_quantized(module: nn.Module) -> None:
     layers = quantized_layers(module)
     if layers:
         raise ExportError(
