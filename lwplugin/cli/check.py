@@ -55,9 +55,7 @@ SUBJECT is one version (models:/net/3, models:/net@champion), a model (models:/n
 @click.option(
     "--most-drift",
     type=click.FloatRange(min=0),
-    default=0.2,
-    show_default=True,
-    help="With --remeasure: by how much a median latency may have grown since it was registered.",
+    help="With --remeasure: by how much a median latency may have grown since it was registered; default: a fifth.",
 )
 @click.option("--tracking-uri", help="MLflow; default: MLFLOW_TRACKING_URI.")
 @json_option
@@ -70,7 +68,7 @@ def check_command(
     markdown: Path | None,
     pipeline: Path | None,
     remeasure: bool,
-    most_drift: float,
+    most_drift: float | None,
     tracking_uri: str | None,
     as_json: bool,
 ) -> int:
@@ -84,7 +82,9 @@ def check_command(
             return 0
         progress = progress_on(sys.stderr)
         try:
-            again = {"remeasure": remeasure, "most_drift": most_drift, "progress": progress}
+            again: dict[str, Any] = {"remeasure": remeasure, "progress": progress}
+            if most_drift is not None:
+                again["most_drift"] = most_drift
             found = held_to(policy, subject, tracking_uri, as_alias=as_alias, **again)
         finally:
             progress.close()

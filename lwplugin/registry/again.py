@@ -98,14 +98,11 @@ def remeasure(
 
 def _registered_conditions(directory: Path) -> dict[str, Any]:
     """The candidate's measurement as the report kept it; empty where there is none."""
-    for file in (directory / "report").rglob("*.json"):
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found: dict[str, Any] = content["comparison"]["candidate"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return found
-    return {}
+    file = directory / "report" / "report.json"
+    if not file.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["comparison"]["candidate"]
+    return found
 
 
 def _why_not(then: dict[str, Any], found: Any) -> str:
