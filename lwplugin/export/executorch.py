@@ -13,7 +13,6 @@ from lwplugin import toolchain
 from lwplugin.data.batch import tensors
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.handover import hand_over
-from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, facts
 
 if TYPE_CHECKING:
@@ -63,16 +62,7 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
         "portable_operators": answer["portable"],
     }
     if options.parity:
-        meta["parity"] = check(
-            file,
-            handed.module,
-            data.task,
-            handed.example,
-            options,
-            runtime="executorch",
-            rounds=handed.rounds,
-            batch=options.batch,
-        )
+        meta["parity"] = handed.compared(file, data.task, options, runtime="executorch", batch=options.batch)
     progress("export executorch", 3, 3)
     inputs = {
         name: {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": [options.batch, *tensor.shape[1:]]}

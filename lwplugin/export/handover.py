@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError
+from lwplugin.export.parity import check
 from lwplugin.export.program import Arguments, to_program
 from lwplugin.export.pt2e import float_twin, lower
 from lwplugin.export.pt2e_ranges import packet
@@ -21,7 +22,8 @@ from lwplugin.quantize.layers import QuantLayer
 from lwplugin.quantize.packed import PackedEmbedding, PackedLayer
 
 if TYPE_CHECKING:
-    from lwplugin.data import Data
+    from lwplugin.data import Data, Task
+    from lwplugin.export.base import ExportOptions
     from lwplugin.model.bundle import LightModel
 
 _PREFIX = "module."
@@ -45,6 +47,14 @@ class Handover:
     def rounds(self) -> bool:
         """Whether the file's answers may differ from the module's by more than float noise."""
         return self.integer or bool(self.half)
+
+    def compared(
+        self, file: Path, task: Task, options: ExportOptions, *, runtime: str, batch: int | None
+    ) -> dict[str, float]:
+        """How far the converted file lies from the module; see `lwplugin.export.parity.check`."""
+        return check(
+            file, self.module, task, self.example, options, runtime=runtime, rounds=self.rounds, batch=batch
+        )
 
 
 class CodedEmbedding(nn.Module):

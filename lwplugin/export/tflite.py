@@ -12,7 +12,6 @@ from lwplugin import toolchain
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.handover import Handover, hand_over
-from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, facts
 
 if TYPE_CHECKING:
@@ -45,17 +44,9 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     progress("export tflite", 1, 2)
     inputs = {entry["name"]: {"dtype": entry["dtype"], "shape": entry["shape"]} for entry in answer["inputs"]}
     if options.parity:
-        batch = next(iter(inputs.values()))["shape"][0]
-        meta["parity"] = check(
-            file,
-            handed.module,
-            data.task,
-            handed.example,
-            options,
-            runtime="tflite",
-            rounds=handed.rounds,
-            batch=batch if isinstance(batch, int) else None,
-        )
+        size = next(iter(inputs.values()))["shape"][0]
+        batch = size if isinstance(size, int) else None
+        meta["parity"] = handed.compared(file, data.task, options, runtime="tflite", batch=batch)
     progress("export tflite", 2, 2)
     return Exported(
         path=directory,
