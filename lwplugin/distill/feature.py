@@ -1,4 +1,5 @@
-"""Features: layers inside follow the teacher's (hints, 1412.6550) or look where it looks (1612.03928)."""
+"""Features: layers inside follow the teacher's (hints, 1412.6550; TinyBERT, 1909.10351) or are active where its are
+(attention transfer, 1612.03928)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.distill.attention_matrices import attending, attentive, matrices_distance
 from lwplugin.distill.base import Lesson, Method
 from lwplugin.distill.config import SoftConfig
 from lwplugin.distill.guided import Guided
@@ -30,6 +32,11 @@ class FeatureConfig(SoftConfig):
         description="attention: where a layer is active, whatever its width. hint: the teacher's values, "
         "through a learned projection where the widths differ.",
     )
+    attention_matrices: bool = Field(
+        False,
+        description="The paired blocks of transformers follow the teacher's attention scores too; with kind: hint, "
+        "all of TinyBERT's loss.",
+    )
     weight: float = Field(1.0, gt=0, description="Weight of the layers' distance beside the answers' loss.")
     pairs: dict[str, str] = Field(
         default_factory=dict,
@@ -40,7 +47,7 @@ class FeatureConfig(SoftConfig):
 def teach(lesson: Lesson) -> tuple[TrainResult, dict[str, Any]]:
     """Train on answers and on what happens inside.
 
-    Raises MethodError where no layers match.
+    Raises MethodError where no layers match, or none attend and attention matrices are asked for.
     """
     return follow(lesson)
 
@@ -62,18 +69,21 @@ def follow(lesson: Lesson, *, anywhere: bool = False) -> tuple[TrainResult, dict
         )
     pooled = {name: resolution(mine[name]) != resolution(theirs[of]) for name, of in pairs.items()}
     guided = Guided(lesson.student, _projections(pairs, pooled, mine, theirs, config))
-    measure = _attention if config.kind == "attention" and not any(pooled.values()) else _hint
+    blocks = _attending(pairs, mine, theirs, lesson) if config.attention_matrices else {}
+    measure = _attention if config.kind == "attention" and not any(pooled.values()) else hint
 
     def loss(module: nn.Module, batch: Batch) -> Tensor:
         given: dict[str, Tensor] = {}
         wanted: dict[str, Tensor] = {}
         with ExitStack() as watched:
             watched.enter_context(watching(lesson.student, pairs, _into(given)))
-            watched.enter_context(watching(teacher, set(pairs.values()), _into(wanted)))
+            looks = watched.enter_context(attending(lesson.student, {name: mine[name] for name in blocks}))
             outputs = lesson.outputs(module, batch)
-            with torch.no_grad():
-                seen = lesson.teacher.inputs(batch, of_training=lesson.student.training)
-                answers = lesson.data.task.outputs(call(teacher, seen)).float().to(outputs.device)
+        with ExitStack() as watched, torch.no_grad():
+            watched.enter_context(watching(teacher, set(pairs.values()), _into(wanted)))
+            shown = watched.enter_context(attending(teacher, {of: theirs[of] for of in blocks.values()}))
+            seen = lesson.teacher.inputs(batch, of_training=lesson.student.training)
+            answers = lesson.data.task.outputs(call(teacher, seen)).float().to(outputs.device)
         followed = answers_loss(lesson, outputs, batch, answers)
         if not pairs:
             return followed
@@ -86,9 +96,30 @@ def follow(lesson: Lesson, *, anywhere: bool = False) -> tuple[TrainResult, dict
             if (real := real_tokens(batch, one)) is not None:
                 one, other = one * real, other * real
             apart.append(measure(one, other))
-        return followed + config.weight * torch.stack(apart).mean()
+        inside = torch.stack(apart).mean()
+        if blocks:
+            real = real_tokens(batch, given[next(iter(blocks))])
+            matrices = [matrices_distance(looks[name], shown[of], real) for name, of in blocks.items()]
+            inside = inside + torch.stack(matrices).mean()
+        return followed + config.weight * inside
 
-    return lesson.learn(loss, around=guided), {"pairs": pairs}
+    details = {"pairs": pairs, **({"attention_matrices": list(blocks)} if blocks else {})}
+    return lesson.learn(loss, around=guided), details
+
+
+def _attending(pairs: dict[str, str], mine: Shapes, theirs: Shapes, lesson: Lesson) -> dict[str, str]:
+    """The pairs of which both attend, over the same tokens."""
+    same = {name: of for name, of in pairs.items() if resolution(mine[name]) == resolution(theirs[of])}
+    ours = attentive(lesson.student, same, mine, lesson.data.example(2))
+    others = attentive(lesson.teacher.module, set(same.values()), theirs, lesson.teacher.seen.example(2))
+    found = {name: of for name, of in same.items() if name in ours and of in others}
+    if not found:
+        raise MethodError(
+            "No pair of layers has attention matrices",
+            got=f"the pairs {pairs}, of which {list(ours)} and {list(others)} attend over their tokens",
+            do="pair blocks of transformers, or leave attention_matrices out",
+        )
+    return found
 
 
 def _into(kept: dict[str, Tensor]) -> Any:
@@ -106,7 +137,7 @@ def attention_map(values: Tensor) -> Tensor:
     return F.normalize(values.square().mean(channels).flatten(1), dim=1, eps=1e-12)
 
 
-def _hint(given: Tensor, wanted: Tensor) -> Tensor:
+def hint(given: Tensor, wanted: Tensor) -> Tensor:
     """Squared error relative to the teacher's own values."""
     return (given - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
 

@@ -14,7 +14,7 @@ import lwplugin
 from lwplugin.data import Data, from_arrays
 from lwplugin.data.batch import call
 from lwplugin.distill.dynamic import corrected, divergence, temperatures
-from lwplugin.distill.feature import attention_map
+from lwplugin.distill.feature import attention_map, hint
 from lwplugin.distill.gradient import distance
 from lwplugin.distill.matching import features, match
 from lwplugin.errors import MethodError
@@ -153,3 +153,10 @@ def test_attention_transfer_is_torchdistills() -> None:
     wanted = torch.cos(0.7 * torch.arange(80.0)).reshape(2, 5, 2, 4)
     apart = (attention_map(given) - attention_map(wanted)).square()
     assert float(apart.mean()) == pytest.approx(0.0067026401, rel=1e-5)
+
+
+def test_hint_is_torchdistills() -> None:
+    """Its FitNet stage (MSELoss, torchdistill 1.1.5) is the squared error, ours relative to the teacher's values."""
+    given = torch.sin(torch.arange(48.0)).reshape(2, 3, 2, 4)
+    wanted = torch.cos(0.7 * torch.arange(48.0)).reshape(2, 3, 2, 4)
+    assert float(hint(given, wanted) * wanted.square().mean()) == pytest.approx(0.9140592217, rel=1e-6)

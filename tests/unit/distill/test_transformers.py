@@ -6,48 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from small_bert import bert, sequences
+from torch import nn
 
 import lwplugin
 import lwplugin.students
-from lwplugin.data import Data, from_arrays
+from lwplugin.data import Data
 from lwplugin.distill.feature import real_tokens
 from lwplugin.distill.matching import features, match
 
 
-class Bert(nn.Module):
-    """Token ids → logits [n, 4], by Hugging Face's own encoder."""
-
-    def __init__(self, layers: int, width: int) -> None:
-        super().__init__()
-        from transformers import BertConfig, BertModel
-
-        config = BertConfig(
-            vocab_size=40, hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
-            intermediate_size=2 * width, max_position_embeddings=12,
-        )  # fmt: skip
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.head = nn.Linear(width, 4)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return self.head(hidden[:, 0])
-
-
 @pytest.fixture(scope="module")
 def tokens() -> Data:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, 40, (256, 8), generator=generator)
-    mask = (torch.arange(8) < torch.randint(3, 9, (256, 1), generator=generator)).long()
-    inputs = {"input_ids": ids * mask, "attention_mask": mask}
-    return from_arrays(
-        train=(inputs, None), task="classification", duplicates="ignore", calibration_examples=64
-    )
-
-
-def bert(layers: int, width: int) -> Bert:
-    torch.manual_seed(layers)
-    return Bert(layers, width).eval()
+    return sequences()
 
 
 PAIRS = {
