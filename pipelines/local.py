@@ -11,10 +11,11 @@ from typing import Literal
 
 from lwplugin.components import step_named
 from lwplugin.components.carried import verdict_status
-from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute, find
+from lwplugin.components.step import Artifact, Result, Step, execute, find
 from lwplugin.pipelines.plan import Plan, PlannedStep
 
 from lwplugin.artifact import Store
+from lwplugin.data import reading_once
 from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
 from lwplugin.resources import Resources, resources_of
@@ -68,6 +69,7 @@ class RunResult:
         return verdict_status(gate.path)
 
 
+@reading_once()
 def run_plan(
     plan: Plan,
     store: Store,
@@ -113,7 +115,7 @@ def _run(
     try:
         step = steps(planned.step)
         inputs: dict[str, Artifact] = {name: made[source] for name, source in planned.inputs.items()}
-        config = _config(step, planned)
+        config = step.config.model_validate(planned.config)
         done = execute(step, config, inputs, store, progress=progress, again=again, processes=processes)
     except Exception as error:  # the other targets still deserve their run
         if settings().debug:
@@ -140,10 +142,6 @@ def look_up(plan: Plan, store: Store, *, judge: bool = True) -> dict[str, Artifa
         ready = {name: item for name, item in inputs.items() if item is not None}
         step = step_named(planned.step)
         complete = len(ready) == len(inputs)
-        config = _config(step, planned)
+        config = step.config.model_validate(planned.config)
         found[planned.id] = find(step, config, ready, store, judge=judge) if complete else None
     return found
-
-
-def _config(step: Step, planned: PlannedStep) -> StepConfig:
-    return step.config.model_validate(planned.config)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lwplugin.data.evaluation import Evaluation as Evaluation
     from lwplugin.data.evaluation import evaluate as evaluate
     from lwplugin.data.evaluation import predict as predict
+    from lwplugin.data.kept import reading_once as reading_once
     from lwplugin.data.sources import SOURCES as SOURCES
     from lwplugin.data.spec import TASKS as TASKS
     from lwplugin.data.spec import DataSpec as DataSpec
@@ -49,6 +50,7 @@ _HOMES = {
     "dataset": ("Data", "from_arrays", "load"),
     "evaluation": ("Evaluation", "evaluate", "predict"),
     "contents": ("fingerprint",),
+    "kept": ("reading_once",),
     "sources": ("SOURCES",),
     "spec": ("TASKS", "DataSpec", "TaskSpec"),
     "split": ("Split",),

@@ -12,6 +12,7 @@ import torch
 
 from lwplugin.data.batch import Inputs, tensors
 from lwplugin.data.contents import fingerprint
+from lwplugin.data.kept import once
 from lwplugin.data.partition import partition
 from lwplugin.data.readers import DatasetReader, Reader, TensorReader, as_inputs, as_tensor
 from lwplugin.data.sources.base import Parts, Request
@@ -103,24 +104,29 @@ def load(
     spec: DataSpec | str | Mapping[str, Any],
     task: Task | TaskSpec | str | Mapping[str, Any] = "classification",
 ) -> Data:
-    """Data of a recipe's ``data`` and ``task`` blocks.
+    """Data of a recipe's ``data`` and ``task`` blocks; read once where `reading_once` is in force.
 
     Raises RecipeError for a block that is wrong, DataError for examples that cannot be read or used.
     """
     spec = DataSpec.of(spec)
     made = make_task(task)
-    columns = tuple(name for name in spec.slices if name != "label")
     digest = fingerprint(spec)
+    if isinstance(task, Task):  # one made by hand cannot be told from another by its name
+        return _read(spec, made, digest)
+    return once(f"{digest} {made.spec.model_dump_json()}", lambda: _read(spec, made, digest))
+
+
+def _read(spec: DataSpec, task: Task, digest: str) -> Data:
     request = Request(
         source=spec.source,
         seed=spec.seed,
-        slices=columns,
-        token_labels=made.name == "token_classification",
+        slices=tuple(name for name in spec.slices if name != "label"),
+        token_labels=task.name == "token_classification",
     )
     parts = spec.reader.read(spec.options, request)
     if isinstance(parts, Data):
         return replace(parts, digest=digest, spec=spec)
-    return _assemble(parts, made, spec.calibration, spec.seed, spec.duplicates, digest, spec)
+    return _assemble(parts, task, spec.calibration, spec.seed, spec.duplicates, digest, spec)
 
 
 def as_reader(value: Any) -> Reader:

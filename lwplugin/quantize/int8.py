@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _CLOSE_DB = 35.0
 """Outputs as close as this to the float model's leave nothing to gain by another form."""
 
+_SETTLED_DB = 40.0
+"""Outputs as close as this are rounded well enough: the trials that `auto` asks for are not worth their time."""
+
 
 class Int8Config(QuantizeConfig):
     """Options of `int8`."""
@@ -68,15 +71,16 @@ class Int8Config(QuantizeConfig):
     )
     bias_correction: Literal["auto"] | bool = Field(
         default="auto",
-        description="Shift biases by the mean error; auto keeps it where calibration agrees better.",
+        description="Shift biases by the mean error; auto tries it where answers are less than 40 dB close, and "
+        "keeps it where calibration agrees better.",
     )
     correction_examples: int = Field(
         default=256, ge=1, description="Calibration examples that bias correction averages over."
     )
     rounding: Literal["auto", "nearest", "compensated"] = Field(
         default="auto",
-        description="compensated: rounding errors are mended by the weights still to be rounded; auto keeps it "
-        "where calibration agrees better.",
+        description="compensated: rounding errors are mended by the weights still to be rounded; auto tries it where "
+        "answers are less than 40 dB close, and keeps it where calibration agrees better.",
     )
     compensation_examples: int = Field(
         default=64, ge=1, description="Calibration examples for compensated rounding; all run at once."
@@ -127,19 +131,17 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     reference = maker.reference(form)
     tables = _pack_embeddings(module, made, first, config)
     contest = Contest(module, judging, data.task)
-    if config.rounding != "compensated":
-        if config.bias_correction is not True:
-            contest.enter({form.name: made}, known={} if tables else forms.found)
-        if config.bias_correction is not False:
-            progress("correct biases", 0, 1)
-            some = calibration_batches(
-                split, examples=config.correction_examples, batch_size=config.batch_size
-            )
-            contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
-    if config.rounding == "compensated" or (config.rounding == "auto" and config.bias_correction == "auto"):
+    rounding, bias = config.rounding, config.bias_correction
+    if rounding != "compensated" and bias is not True:
+        contest.enter({form.name: made}, known={} if tables else forms.found)
+    settled = contest.picked != "" and contest.found[contest.picked].output_sqnr_db >= _SETTLED_DB
+    if rounding != "compensated" and (bias is True or (bias == "auto" and not settled)):
+        progress("correct biases", 0, 1)
+        some = calibration_batches(split, examples=config.correction_examples, batch_size=config.batch_size)
+        contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
+    if rounding == "compensated" or (rounding == bias == "auto" and not settled):
         progress("compensate rounding", 0, 1)
-        mended = compensated(reference, made, solving, limit=limit)
-        contest.enter({form.rounded("compensated"): mended})
+        contest.enter({form.rounded("compensated"): compensated(reference, made, solving, limit=limit)})
     chosen, picked = contest.best, contest.found[contest.picked]
     entry = HistoryEntry(
         step="quantize",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lwplugin.data import DataSpec, Split, fingerprint, load
+from lwplugin.data import DataSpec, Split, fingerprint, load, reading_once
 from lwplugin.data.sources import SOURCES
 from lwplugin.errors import DataError, RecipeError
 
@@ -304,6 +304,21 @@ def test_module_function(tmp_path: Path) -> None:
     before = fingerprint(DataSpec.of(f"{path}:one"))
     path.write_text(FUNCTION + "\n# changed\n")
     assert fingerprint(DataSpec.of(f"{path}:one")) != before
+
+
+def test_within_a_run_the_same_blocks_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(FUNCTION)
+    first = load(f"{path}:one")
+    with reading_once():
+        kept = load(f"{path}:one")
+        assert kept is not first
+        assert load({"source": f"{path}:one"}) is kept
+        assert load({"source": f"{path}:one", "calibration": 3}) is not kept
+        assert load(f"{path}:one", "regression") is not kept
+        path.write_text(FUNCTION + "\n# changed\n")
+        assert load(f"{path}:one") is not kept
+    assert load(f"{path}:one") is not load(f"{path}:one")
 
 
 # the recipe's block
