@@ -167,6 +167,14 @@ class Recipe(_Block):
             raise ValueError("several targets would share one alias: write `{target}` in register.alias")
         return self
 
+    @model_validator(mode="after")
+    def _copies_for_the_gate(self) -> Recipe:
+        if self.gate.max_drop_corrupted is not None and not self.measure.corruptions:
+            raise ValueError(
+                "gate.max_drop_corrupted judges corrupted copies of the test, and measure.corruptions asks for none"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """Of the meaning: defaults count as written out; comments, order and where it runs do not count."""

@@ -5,54 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
-from lwplugin.gate.evidence import Evidence, Floats, finite, is_right_or_wrong, number
-from lwplugin.gate.paired import HALF_COUNT, p_beyond, p_within, paired_bounds, tango
+from lwplugin.gate.evidence import Evidence, finite, number
+from lwplugin.gate.pair import Pair, is_right_or_wrong
+from lwplugin.gate.paired import HALF_COUNT, tango
 from lwplugin.gate.policy import Policy
 from lwplugin.gate.power import roughly_needed
 from lwplugin.gate.statistics import Bounds, clopper_pearson, holm, mean_bounds
 from lwplugin.gate.verdict import Check, Status
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Scores of the same examples through parent and candidate; right-or-wrong or real."""
-
-    baseline: Floats
-    candidate: Floats
-
-    @property
-    def n(self) -> int:
-        return len(self.baseline)
-
-    @property
-    def binary(self) -> bool:
-        return is_right_or_wrong(self.baseline, self.candidate)
-
-    def counts(self) -> tuple[int, int, int]:
-        d = self.candidate - self.baseline
-        return int((d > 0).sum()), int((d < 0).sum()), len(d)
-
-    def take(self, mask: npt.NDArray[np.bool_]) -> Pair:
-        return Pair(self.baseline[mask], self.candidate[mask])
-
-    def bounds(self, *, level: float, seed: int) -> Bounds:
-        if self.binary:
-            return paired_bounds(*self.counts(), level=level)
-        return mean_bounds(self.candidate - self.baseline, level=level, seed=seed)
-
-    def p_values(self, margin: float) -> tuple[float, float]:
-        """p-values against "the drop is at least the margin" and against "it is at most the margin"."""
-        if self.binary:
-            return p_within(*self.counts(), margin=margin), p_beyond(*self.counts(), margin=margin)
-        d = self.candidate - self.baseline
-        spread = float(d.std(ddof=1)) / len(d) ** 0.5
-        if spread == 0.0:
-            return (0.0, 1.0) if float(d.mean()) > -margin else (1.0, float(float(d.mean()) == -margin))
-        t = (float(d.mean()) + margin) / spread
-        return float(stats.t.sf(t, len(d) - 1)), float(stats.t.cdf(t, len(d) - 1))
 
 
 def _bounds_of(pairs: list[Pair], alphas: list[float], seed: int) -> list[Bounds]:
@@ -163,45 +123,75 @@ def _check_slices(evidence: Evidence, pair: Pair, metric: str, column: str, poli
         message = f"There is no slice column '{column}' in the test split (it has: {known})."
         return [Check(name=f"slice:{column}:{metric}", status="error", metric=metric, message=message)]
     names = sorted(set(values.tolist()))
-    parts = [pair.take(values == name) for name in names]
-    tested = [i for i, part in enumerate(parts) if part.n >= max(policy.min_slice, 2)]
+    parts = [
+        Part(
+            name=f"slice:{column}={name}:{metric}",
+            what=f"{metric} where {column} is {name}",
+            pair=pair.take(values == name),
+            too_small=f"Slice {column}={name} has {{n}} examples, the gate needs {policy.min_slice}: lower "
+            "gate.min_slice or add data.",
+        )
+        for name in names
+    ]
+    return check_parts(
+        parts, metric, margin, policy, least=policy.min_slice, detect=policy.slice_rule == "detect"
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several comparisons that are judged together."""
+
+    name: str
+    """Of its check."""
+    what: str
+    """Whose drop the message speaks of."""
+    pair: Pair
+    too_small: str
+    """Said where there are too few examples; ``{n}`` is how many there are."""
+
+
+def check_parts(
+    parts: list[Part], metric: str, margin: float, policy: Policy, *, least: int, detect: bool = False
+) -> list[Check]:
+    """One check for each part, corrected for their number by Holm's method, for passing and for failing.
+
+    ``least``: fewest examples of a part that is judged. ``detect``: what is not shown to be beyond the margin passes.
+    """
+    tested = [i for i, part in enumerate(parts) if part.pair.n >= max(least, 2)]
     alpha = 1.0 - policy.confidence
-    p_values = [parts[i].p_values(margin) for i in tested]
+    p_values = [parts[i].pair.p_values(margin) for i in tested]
     within, within_levels = holm([p for p, _ in p_values], alpha=alpha)
     beyond, beyond_levels = holm([p for _, p in p_values], alpha=alpha)
-    lows = _bounds_of([parts[i] for i in tested], within_levels, policy.seed)
-    highs = _bounds_of([parts[i] for i in tested], beyond_levels, policy.seed)
+    lows = _bounds_of([parts[i].pair for i in tested], within_levels, policy.seed)
+    highs = _bounds_of([parts[i].pair for i in tested], beyond_levels, policy.seed)
     position = {i: k for k, i in enumerate(tested)}
     checks = []
-    for i, (name, part) in enumerate(zip(names, parts, strict=True)):
-        check_name, what = f"slice:{column}={name}:{metric}", f"{metric} where {column} is {name}"
+    for i, part in enumerate(parts):
+        n = part.pair.n
         if i not in position:
-            checks.append(
-                _check(
-                    check_name,
-                    "inconclusive",
-                    metric,
-                    None,
-                    -margin,
-                    part.n,
-                    f"Slice {column}={name} has {part.n} examples, the gate needs {policy.min_slice}: lower "
-                    "gate.min_slice or add data.",
-                )
-            )
+            message = part.too_small.format(n=n)
+            checks.append(_check(part.name, "inconclusive", metric, None, -margin, n, message))
             continue
         k = position[i]
         low, high = lows[k], highs[k]
-        bounds = Bounds(estimate=low.estimate, low=low.low, high=high.high, level=low.level, n=part.n)
-        status, message = _judge_drop(part, what, bounds, margin)
+        bounds = Bounds(estimate=low.estimate, low=low.low, high=high.high, level=low.level, n=n)
+        status, message = _judge_drop(part.pair, part.what, bounds, margin)
         # For proportions the bound and Holm's decision agree; a bootstrap bound may differ: both must hold.
         if status == "pass" and not within[k]:
-            status, message = "inconclusive", f"The drop of {what} is not shown to be within {margin:.4g}."
+            status, message = (
+                "inconclusive",
+                f"The drop of {part.what} is not shown to be within {margin:.4g}.",
+            )
         if status == "fail" and not beyond[k]:
-            status, message = "inconclusive", f"The drop of {what} is not shown to be beyond {margin:.4g}."
-        if status == "inconclusive" and policy.slice_rule == "detect":
+            status, message = (
+                "inconclusive",
+                f"The drop of {part.what} is not shown to be beyond {margin:.4g}.",
+            )
+        if status == "inconclusive" and detect:
             status = "pass"
-            message = f"No drop of {what} beyond {margin:.4g} was detected among {part.n} examples."
-        checks.append(_check(check_name, status, metric, bounds, -margin, part.n, message))
+            message = f"No drop of {part.what} beyond {margin:.4g} was detected among {n} examples."
+        checks.append(_check(part.name, status, metric, bounds, -margin, n, message))
     return checks
 
 

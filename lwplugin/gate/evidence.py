@@ -21,6 +21,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # How a measurement's JSON writes what JSON has no number for.
 _NOT_FINITE = {"NaN", "Infinity", "-Infinity"}
 COMPARISON_FILE, SCORES_FILE = "comparison.json", "scores.npz"
+COPIES = "corrupted_"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Evidence:
     candidate_scores: Floats | None
     agreement: Floats | None
     slices: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
+    corruptions: dict[str, Any] | None = None
+    """What the comparison says of corrupted copies of the test."""
+    copies: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Scores on those copies, named as ``measure/robustness.py`` names them."""
 
     @property
     def n(self) -> int:
@@ -93,6 +98,8 @@ def read_evidence(comparison: object, scores: Arrays | Path | str | None = None)
             for name, values in sorted(per_example.items())
             if name.startswith("slice_")
         },
+        corruptions=content.get("corruptions"),
+        copies={name: np.asarray(values) for name, values in arrays.items() if name.startswith(COPIES)},
     )
 
 
@@ -113,11 +120,6 @@ def number(content: Mapping[str, Any] | None, *path: str) -> float | None:
 def finite(value: float | None) -> float | None:
     """``value`` where it is a finite number, else None: what JSON can say."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def is_right_or_wrong(*scores: Floats) -> bool:
-    """Whether all scores are 0 or 1, so that the paired proportion test applies."""
-    return all(bool(np.isin(values, (0.0, 1.0)).all()) for values in scores)
 
 
 def _as_dict(comparison: object) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwplugin.gate.evidence import Evidence, Floats, is_right_or_wrong
+from lwplugin.gate.evidence import Evidence, Floats
+from lwplugin.gate.pair import is_right_or_wrong
 from lwplugin.gate.paired import mcnemar_exact
 from lwplugin.gate.verdict import Flips
 

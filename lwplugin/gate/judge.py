@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lwplugin.gate.accuracy import check_agreement, check_metrics
+from lwplugin.gate.corrupted import check_corrupted
 from lwplugin.gate.cost import check_budget, check_parity, check_speed
 from lwplugin.gate.evidence import Arrays, Evidence, read_evidence
 from lwplugin.gate.flips import find_flips
@@ -46,6 +47,7 @@ def gate(
         *check_parity(evidence),
         *check_metrics(evidence, policy),
         *check_agreement(evidence, policy),
+        *check_corrupted(evidence, policy),
         *check_budget(evidence, budget, cost),
         *check_speed(evidence, policy),
     ]

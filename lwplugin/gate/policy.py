@@ -49,6 +49,14 @@ class Policy(BaseModel):
         "`detect`: a slice fails only where its drop is shown to be beyond the margin; for slices too "
         "small to prove anything.",
     )
+    max_drop_corrupted: float | None = Field(
+        default=None,
+        gt=0,
+        lt=math.inf,
+        description="Largest tolerated drop against the parent on every corrupted copy of the test that "
+        "measure.corruptions asks for, in the units of the task's metric; corrected for their number by "
+        "Holm's method. Without it the copies are only reported.",
+    )
     min_slice: int = Field(
         default=30, ge=1, description="Fewest examples a slice may have; a smaller one is inconclusive."
     )

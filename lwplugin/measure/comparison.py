@@ -42,8 +42,8 @@ class Comparison(Result):
     @property
     def scores(self) -> dict[str, Array]:
         """``ids``, ``baseline_scores``, ``candidate_scores``, ``agreement``, ``baseline_predictions``,
-        ``candidate_predictions`` and ``slice_<name>``, one row per example; what labels would be needed
-        for is absent where there are none."""
+        ``candidate_predictions`` and ``slice_<name>``, one row per example, and the scores on corrupted copies,
+        ``corrupted_<kind>_<severity>_<side>``; what labels would be needed for is absent where there are none."""
         return self._scores
 
     def __eq__(self, other: object) -> bool:

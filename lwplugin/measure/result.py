@@ -148,13 +148,16 @@ class Corrupted(Result):
     n: int = Field(description="examples")
     baseline: float | None = Field(description="the parent's mean score; None without labels")
     candidate: float | None = Field(description="the candidate's mean score; None without labels")
+    difference: Interval | None = Field(
+        default=None, description="candidate minus parent on the same examples; None without labels"
+    )
     lost: int | None = Field(description="examples on which the candidate scores below the parent")
     gained: int | None = Field(description="examples on which it scores above")
     agreement: float = Field(description="how far the candidate's answers are the parent's on the same copy")
 
 
 class Corruptions(Result):
-    """How both hold off the test set: descriptive, no evidence of the gate's."""
+    """How both hold off the test set; the gate judges it where its policy has a limit for it."""
 
     metric: str = Field(description="what the mean scores are")
     rows: list[Corrupted]

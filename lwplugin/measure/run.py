@@ -107,7 +107,9 @@ def _measure(
         running[label].ask("unpin")
     judged = [Side(side.name, running[side.labels[0]], side.subject, config.batch) for side in sides]
     scored = _score(judged, data, config, progress)
-    corruptions = score_copies(splits, data.task, judged, progress)
+    corruptions, copied = score_copies(
+        splits, data.task, judged, confidence=config.confidence, progress=progress
+    )
     parities = {side.name: _parity(side, scored, data, config) for side in sides}
     for side in sides:
         if side.name in scored.first:
@@ -135,7 +137,7 @@ def _measure(
         noise_reason=noise_reason(noise, machine),
         n=scored.n,
         corruptions=corruptions,
-    ).with_scores(scored.arrays)
+    ).with_scores(scored.arrays | copied)
 
 
 def _processes(subjects: list[Subject], host: Host) -> int:

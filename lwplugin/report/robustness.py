@@ -28,6 +28,13 @@ class _Row(Json):
         """Light minus parent on the same copy."""
         return None if self.parent is None or self.light is None else self.light - self.parent
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Bounds of the difference, where there are any."""
+        found = self["difference"] or {}
+        low, high = number(found.get("low")), number(found.get("high"))
+        return None if low is None or high is None else (low, high)
+
 
 @dataclass(frozen=True)
 class Robustness:
@@ -35,6 +42,10 @@ class Robustness:
 
     metric: str
     n: int
+    confidence: float | None
+    """Of the differences' intervals, two-sided; None where there are none."""
+    limit: float | None
+    """Largest drop that the gate tolerates on a copy; None where it judges the clean test only."""
     rows: list[_Row]
     charts: list[tuple[str, str, Markup]]
 
@@ -50,6 +61,8 @@ def robustness(content: Content) -> Robustness | None:
     return Robustness(
         metric=metric if scored else "agreement",
         n=int(rows[0]["n"]),
+        confidence=next((float(row["difference"]["confidence"]) for row in rows if row.interval), None),
+        limit=number((content.verdict.get("policy") or {}).get("max_drop_corrupted")),
         rows=rows,
         charts=_charts(rows, metric if scored else "agreement", scored),
     )

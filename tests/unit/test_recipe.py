@@ -108,6 +108,7 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
         (changed(data=[]), "data"),
         (changed(task="clasification"), "did you mean 'classification'"),
         (changed(gate={"max_drop": {"accuracy": 0}}), "gate.max_drop"),
+        (changed(gate={"max_drop": {"accuracy": 0.1}, "max_drop_corrupted": 0.1}), "measure.corruptions"),
         (GOOD + "seed: 1\nseed: 2\n", "written twice"),
         ("model: [", "line"),
         ("- just\n- a list\n", "holds no recipe"),

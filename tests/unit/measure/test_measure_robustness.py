@@ -12,6 +12,7 @@ import pytest
 from lwplugin.data import from_arrays
 from lwplugin.data.corruptions import corrupted
 from lwplugin.errors import DataError, RecipeError
+from lwplugin.gate import gate
 from lwplugin.measure import Comparison, load_comparison, measure
 
 
@@ -54,6 +55,24 @@ def test_the_rows_say_what_the_files_answer(found: Comparison, data: Any, build:
         assert (row.lost, row.gained, row.agreement) == (0, 0, 1.0)
     assert rows[2].baseline is not None
     assert rows[2].baseline <= 1.0
+
+
+def test_differences_have_intervals_and_the_gate_can_judge_them(found: Comparison) -> None:
+    assert found.corruptions is not None
+    # A hundred answers, none of them changed: not more than a few in a hundred could be lost.
+    for row in found.corruptions.rows:
+        assert row.difference is not None
+        low, high = row.difference.low, row.difference.high
+        assert low is not None
+        assert high is not None
+        assert -0.06 < low < row.difference.estimate == 0.0 < high < 0.06
+    policy = {"max_drop": {"accuracy": 0.1}, "no_faster": "allow"}
+    limits = {0.1: "pass", 0.01: "inconclusive"}
+    for limit, status in limits.items():
+        verdict = gate(found, policy | {"max_drop_corrupted": limit})
+        copies = [check for check in verdict.checks if check.name.startswith("corrupted:")]
+        assert [check.name for check in copies] == [f"corrupted:noise={k}:accuracy" for k in (1, 5)]
+        assert {check.status for check in copies} == {status}
 
 
 def test_a_file_alone_and_examples_of_another_kind_are_refused(

@@ -14,7 +14,8 @@ Make = Callable[..., ReportInputs]
 
 def rows(scored: bool) -> list[dict[str, Any]]:
     def row(kind: str, severity: int, before: float, after: float) -> dict[str, Any]:
-        scores = {"baseline": before, "candidate": after, "lost": 12, "gained": 5}
+        interval = {"low": after - before - 0.01, "high": after - before + 0.01, "confidence": 0.95}
+        scores = {"baseline": before, "candidate": after, "lost": 12, "gained": 5, "difference": interval}
         return {"kind": kind, "severity": severity, "n": 1000, "agreement": 0.953} | (
             scores if scored else dict.fromkeys(scores)
         )
@@ -39,7 +40,8 @@ def test_each_corruption_has_a_chart_and_its_numbers(make: Make, tmp_path: Path)
     assert section.count("<polyline") == 4
     assert "of 1,000 test examples" in section
     assert "51.00 %" in section  # light under the worst noise: 0.91 - 5 × 0.08
-    assert "−16.00 pp" in section  # 0.51 - 0.67
+    assert "−16.00 pp (−17.00 pp to −15.00 pp)" in section  # 0.51 - 0.67
+    assert "95.0 % confidence" in section
     assert "95.30 %" in section
     content = json.loads((tmp_path / "report.json").read_text())
     assert len(content["comparison"]["corruptions"]["rows"]) == 7
