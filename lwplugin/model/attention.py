@@ -139,27 +139,32 @@ register_layer(
 )
 
 
-def open_heads(module: nn.Module, inputs: Inputs) -> None:
+def open_heads(module: nn.Module, inputs: Inputs) -> dict[str, str]:
     """Puts a HeadAttention in place of every ``nn.MultiheadAttention`` that one can stand in for.
 
     All stay where the model then does not run or answers otherwise, as one does that reaches for the packed
     weights. Left as they are: subclasses, weights shared with other layers, hooks, ``add_bias_kv`` and
-    ``add_zero_attn``.
+    ``add_zero_attn``. Answers with the names of those that stayed, and why.
     """
     shared = Counter(id(p) for layer in module.modules() for p in layer.parameters(recurse=False))
+    names = {
+        name: layer for name, layer in module.named_modules() if isinstance(layer, nn.MultiheadAttention)
+    }
+    whole = {name: reason for name, layer in names.items() if (reason := _why_whole(layer, module, shared))}
     opened: dict[int, nn.Module] = {
-        id(layer): _opened(layer)
-        for layer in module.modules()
-        if type(layer) is nn.MultiheadAttention and layer is not module and _can_open(layer, shared)
+        id(layer): _opened(layer) for name, layer in names.items() if name not in whole
     }
     if not opened:
-        return
+        return whole
     trial = copy.deepcopy(module)
     _replace(
         trial, {id(a): opened[id(b)] for a, b in zip(trial.modules(), module.modules()) if id(b) in opened}
     )
-    if _agree(module, trial, inputs):
-        _replace(module, opened)
+    if not _agree(module, trial, inputs):
+        reason = "its heads stay: code around it reads its packed weights or answers otherwise without them"
+        return whole | {name: reason for name in names if name not in whole}
+    _replace(module, opened)
+    return whole
 
 
 def close_heads(module: nn.Module) -> None:
@@ -177,11 +182,21 @@ def close_heads(module: nn.Module) -> None:
     )
 
 
-def _can_open(layer: nn.MultiheadAttention, shared: Counter[int]) -> bool:
-    plain = layer.bias_k is None and not layer.add_zero_attn
-    own = all(shared[id(p)] == 1 for p in layer.parameters())
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer.out_proj._forward_pre_hooks
-    return plain and own and not hooked
+def _why_whole(layer: nn.MultiheadAttention, module: nn.Module, shared: Counter[int]) -> str:
+    """Why the heads of an attention cannot go; empty where they can."""
+    if layer is module:
+        return "its heads stay: it is the model itself, not a part of one"
+    if type(layer) is not nn.MultiheadAttention:
+        return f"its heads stay: {type(layer).__name__} may compute something else than nn.MultiheadAttention"
+    if layer.bias_k is not None:
+        return "its heads stay: add_bias_kv appends a key and a value of their own width"
+    if layer.add_zero_attn:
+        return "its heads stay: add_zero_attn attends to a position that is not among the inputs"
+    if any(shared[id(p)] > 1 for p in layer.parameters()):
+        return "its heads stay: its weights are shared with another layer"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer.out_proj._forward_pre_hooks:
+        return "its heads stay: hooks on it would be lost"
+    return ""
 
 
 def _opened(layer: nn.MultiheadAttention) -> HeadAttention:

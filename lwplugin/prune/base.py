@@ -161,10 +161,11 @@ def run(
             do="give macs or params, or use a method that scores units, such as reconstruct",
         )
     parent = model.copy_module()
-    open_heads(parent, data.example(1))
+    whole = open_heads(parent, data.example(1))
     shrink = method.shrink or by_units(method.score)
     pruned = shrink(parent, data, config, progress, checkpoint)
     module, details = pruned.module, dict(pruned.details)
+    details["left_alone"] = _named(details["left_alone"], whole)
     if method.scores_errors:
         details["sensitivity"] = sensitivity((row["name"], row["importance"]) for row in details["removed"])
     elif config.sensitivity:
@@ -196,6 +197,18 @@ def run(
     )
     close_heads(module)
     return model.evolve(module, entry)
+
+
+def _named(left_alone: list[dict[str, str]], whole: dict[str, str]) -> list[dict[str, str]]:
+    """The rows of layers left alone, those of attentions whose heads stay with the reason for that.
+
+    A trial only tells that the model does not run with less of such a layer, not why it has no heads to give.
+    """
+
+    def reason(name: str) -> str | None:
+        return next((why for one, why in whole.items() if name == one or name.startswith(f"{one}.")), None)
+
+    return [row | {"reason": reason(row["name"]) or row["reason"]} for row in left_alone]
 
 
 def measured_sensitivity(

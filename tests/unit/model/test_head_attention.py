@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,15 +127,63 @@ def test_every_head_can_be_cut_and_the_output_does_not_move(batch_first: bool) -
 
 def test_what_one_cannot_stand_in_for_stays() -> None:
     module = Packed()
-    open_heads(module, inputs())
+    (reason,) = open_heads(module, inputs()).values()
+    assert "reads its packed weights" in reason
     assert type(module.attention) is nn.MultiheadAttention
     tied = net()
     tied.encoder.layers[0].self_attn.in_proj_weight = tied.attend.in_proj_weight
     with_keys = nn.MultiheadAttention(16, 4, add_bias_kv=True, batch_first=True)
     tied.encoder.layers[1].self_attn = with_keys
-    open_heads(tied, inputs())
+    whole = open_heads(tied, inputs())
     opened = [name for name, layer in tied.named_modules() if isinstance(layer, HeadAttention)]
     assert opened == ["cross"]
+    assert {name: reason.partition(": ")[2].split()[0] for name, reason in whole.items()} == {
+        "attend": "its",
+        "encoder.layers.0.self_attn": "its",
+        "encoder.layers.1.self_attn": "add_bias_kv",
+    }
+
+
+class Watched(nn.Module):
+    """An attention of which each kind has a reason of its own to stay whole."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Linear(8, 16), attention
+        self.up, self.head = nn.Linear(16, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.embed(x)
+        y = y + self.attention(y, y, y, need_weights=False)[0]
+        return self.head(torch.relu(self.up(y)).mean(1))
+
+
+class Own(nn.MultiheadAttention):
+    """A subclass."""
+
+
+def hooked() -> nn.MultiheadAttention:
+    attention = nn.MultiheadAttention(16, 4, batch_first=True)
+    attention.register_forward_hook(lambda *_: None)
+    return attention
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"),
+    [
+        (lambda: nn.MultiheadAttention(16, 4, batch_first=True, add_bias_kv=True), "add_bias_kv"),
+        (lambda: nn.MultiheadAttention(16, 4, batch_first=True, add_zero_attn=True), "add_zero_attn"),
+        (lambda: Own(16, 4, batch_first=True), "Own may compute something else"),
+        (hooked, "hooks on it would be lost"),
+    ],
+)
+def test_the_record_says_why_heads_stay(
+    data: Data, attention: Callable[[], nn.MultiheadAttention], reason: str
+) -> None:
+    light = lwplugin.prune(Watched(attention()), data, method="magnitude", params=0.8, collapse=0.0)
+    rows = {row["name"]: row["reason"] for row in light.history[-1].details["left_alone"]}
+    assert reason in rows["attention"]
+    assert reason in rows["attention.out_proj"]
 
 
 @pytest.fixture(scope="module")
