@@ -13,6 +13,7 @@ import lwplugin
 PARTS = (
     "__init__.py",
     "errors.py",
+    "lazy.py",
     "agent/__init__.py",
     "agent/__main__.py",
     "agent/area.py",

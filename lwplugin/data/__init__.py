@@ -5,8 +5,9 @@ Names are imported on first use, so that reading a recipe (``lwplugin.data.spec`
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
     from lwplugin.data.batch import Batch as Batch
@@ -35,39 +36,17 @@ if TYPE_CHECKING:
     from lwplugin.data.task import TaskOptions as TaskOptions
     from lwplugin.data.task import make_task as make_task
 
-_HOMES = {
-    "batch": (
-        "Batch",
-        "Inputs",
-        "call",
-        "concatenate",
-        "count",
-        "map_inputs",
-        "take",
-        "tensors",
-        "to_device",
-    ),
-    "dataset": ("Data", "from_arrays", "load"),
-    "evaluation": ("Evaluation", "evaluate", "predict"),
-    "contents": ("fingerprint",),
-    "kept": ("reading_once",),
-    "sources": ("SOURCES",),
-    "spec": ("TASKS", "DataSpec", "TaskSpec"),
-    "split": ("Split",),
-    "task": ("Task", "TaskOptions", "make_task"),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'lwplugin.data' has no attribute '{name}'")
-    value = getattr(import_module(f"lwplugin.data.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "batch": "Batch Inputs call concatenate count map_inputs take tensors to_device",
+        "dataset": "Data from_arrays load",
+        "evaluation": "Evaluation evaluate predict",
+        "contents": "fingerprint",
+        "kept": "reading_once",
+        "sources": "SOURCES",
+        "spec": "TASKS DataSpec TaskSpec",
+        "split": "Split",
+        "task": "Task TaskOptions make_task",
+    },
+)

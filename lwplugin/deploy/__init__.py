@@ -5,8 +5,9 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
     from lwplugin.deploy.kserve import inference_service as inference_service
@@ -15,17 +16,11 @@ if TYPE_CHECKING:
     from lwplugin.deploy.triton import TritonOptions as TritonOptions
     from lwplugin.deploy.triton import write_repository as write_repository
 
-_HOME = {
-    "Deployable": "source",
-    "TritonOptions": "triton",
-    "deployable": "source",
-    "inference_service": "kserve",
-    "write_repository": "triton",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "source": "Deployable deployable",
+        "triton": "TritonOptions write_repository",
+        "kserve": "inference_service",
+    },
+)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lwplugin.gate.policy import Budget, Policy
+from lwplugin.gate.policy import Budget as Budget
+from lwplugin.gate.policy import Policy as Policy
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
-    from lwplugin.gate.judge import gate
-    from lwplugin.gate.junit import junit_xml
-    from lwplugin.gate.verdict import Check, Flips, Verdict, load_verdict
+    from lwplugin.gate.judge import gate as gate
+    from lwplugin.gate.junit import junit_xml as junit_xml
+    from lwplugin.gate.verdict import Check as Check
+    from lwplugin.gate.verdict import Flips as Flips
+    from lwplugin.gate.verdict import Verdict as Verdict
+    from lwplugin.gate.verdict import load_verdict as load_verdict
 
-__all__ = ["Budget", "Check", "Flips", "Policy", "Verdict", "gate", "junit_xml", "load_verdict"]
-
-_HOMES = {
-    "Check": "verdict",
-    "Flips": "verdict",
-    "Verdict": "verdict",
-    "gate": "judge",
-    "junit_xml": "junit",
-    "load_verdict": "verdict",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # The recipe needs only the policy's schema; scipy is loaded when something is judged.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# The recipe needs only the policy's schema; scipy is loaded when something is judged.
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "verdict": "Check Flips Verdict load_verdict",
+        "judge": "gate",
+        "junit": "junit_xml",
+    },
+)
+__all__ += ["Budget", "Policy"]

@@ -5,45 +5,34 @@ Names are imported when they are first used, so that a worker process stays as l
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
-    from lwplugin.measure.comparison import Comparison, load_comparison
-    from lwplugin.measure.config import MeasureConfig, MeasureOptions
-    from lwplugin.measure.machine import describe, int8_saturates, isa
-    from lwplugin.measure.result import Energy, Interval, Latency, Machine, Measurement, Noise, Parity
-    from lwplugin.measure.run import measure
+    from lwplugin.measure.comparison import Comparison as Comparison
+    from lwplugin.measure.comparison import load_comparison as load_comparison
+    from lwplugin.measure.config import MeasureConfig as MeasureConfig
+    from lwplugin.measure.config import MeasureOptions as MeasureOptions
+    from lwplugin.measure.machine import describe as describe
+    from lwplugin.measure.machine import int8_saturates as int8_saturates
+    from lwplugin.measure.machine import isa as isa
+    from lwplugin.measure.result import Energy as Energy
+    from lwplugin.measure.result import Interval as Interval
+    from lwplugin.measure.result import Latency as Latency
+    from lwplugin.measure.result import Machine as Machine
+    from lwplugin.measure.result import Measurement as Measurement
+    from lwplugin.measure.result import Noise as Noise
+    from lwplugin.measure.result import Parity as Parity
+    from lwplugin.measure.run import measure as measure
 
-_HOMES = {
-    "comparison": ("Comparison", "load_comparison"),
-    "machine": ("describe", "int8_saturates", "isa"),
-    "result": ("Energy", "Interval", "Latency", "Machine", "Measurement", "Noise", "Parity"),
-    "config": ("MeasureConfig", "MeasureOptions"),
-    "run": ("measure",),
-}
-
-__all__ = [
-    "Comparison",
-    "Energy",
-    "Interval",
-    "Latency",
-    "Machine",
-    "MeasureConfig",
-    "MeasureOptions",
-    "Measurement",
-    "Noise",
-    "Parity",
-    "describe",
-    "int8_saturates",
-    "isa",
-    "load_comparison",
-    "measure",
-]
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"lwplugin.measure.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "comparison": "Comparison load_comparison",
+        "machine": "describe int8_saturates isa",
+        "result": "Energy Interval Latency Machine Measurement Noise Parity",
+        "config": "MeasureConfig MeasureOptions",
+        "run": "measure",
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
     from lwplugin.policy.document import FleetPolicy as FleetPolicy
@@ -14,19 +15,11 @@ if TYPE_CHECKING:
     from lwplugin.policy.finding import Finding as Finding
     from lwplugin.policy.finding import Findings as Findings
 
-_HOMES = {
-    "Finding": "finding",
-    "Findings": "finding",
-    "FleetPolicy": "document",
-    "Rule": "document",
-    "Waiver": "document",
-    "evaluate": "evaluation",
-    "load_policy": "document",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "finding": "Finding Findings",
+        "document": "FleetPolicy Rule Waiver load_policy",
+        "evaluation": "evaluate",
+    },
+)

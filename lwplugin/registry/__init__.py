@@ -5,8 +5,9 @@ The only place in lwplugin that imports mlflow, and only when a function is call
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
     from lwplugin.registry.again import Remeasured as Remeasured
@@ -32,33 +33,18 @@ if TYPE_CHECKING:
     from lwplugin.registry.versions import resolve as resolve
 
 # Lazy: whoever serves a light version imports `lwplugin.registry.flavor` and must not pay for torch.
-_HOME = {
-    "Decision": "decisions",
-    "Holdings": "listing",
-    "Listed": "listing",
-    "Promotion": "aliases",
-    "Registration": "registration",
-    "Resolved": "versions",
-    "ancestors": "lineage",
-    "decision_log": "decisions",
-    "holdings": "listing",
-    "inventory": "listing",
-    "look_up": "listing",
-    "promote": "aliases",
-    "pull": "download",
-    "record_failure": "failure",
-    "register": "registration",
-    "remeasure": "again",
-    "Remeasured": "again",
-    "resolve": "versions",
-    "rollback": "aliases",
-    "sign_version": "signed",
-    "verify_version": "signed",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "decisions": "Decision decision_log",
+        "listing": "Holdings Listed holdings inventory look_up",
+        "aliases": "Promotion promote rollback",
+        "registration": "Registration register",
+        "versions": "Resolved resolve",
+        "lineage": "ancestors",
+        "download": "pull",
+        "failure": "record_failure",
+        "again": "remeasure Remeasured",
+        "signed": "sign_version verify_version",
+    },
+)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
-    from lwplugin.report.inputs import ReportInputs
-    from lwplugin.report.write import write_report
+    from lwplugin.report.inputs import ReportInputs as ReportInputs
+    from lwplugin.report.write import write_report as write_report
 
-__all__ = ["ReportInputs", "write_report"]
-
-_HOMES = {"ReportInputs": "inputs", "write_report": "write"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __all__ = lazily(
+    __name__,
+    {
+        "inputs": "ReportInputs",
+        "write": "write_report",
+    },
+)
