@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.errors import RecipeError
+from lwplugin.export import foreseen
 from lwplugin.measure.inventory import check_target
 from lwplugin.methods import option_model
 from lwplugin.recipe import Recipe
@@ -43,6 +44,7 @@ def parse_recipe(text: str, *, name: str = "recipe") -> Recipe:
     except ValidationError as error:
         problems += explain(error, document, Recipe, ())
     problems += _device_problems(recipe)
+    problems += _format_problems(recipe)
     problems += _option_problems(document, known_bad={problem.place[:2] for problem in problems})
     if problems or recipe is None:
         raise RecipeError(report(name, tree, problems))
@@ -79,6 +81,25 @@ def _device_problems(recipe: Recipe | None) -> list[Problem]:
             check_target(target.device, target.format, target.threads)
         except RecipeError as error:
             problems.append(Problem(("targets", index, "device"), str(error).rstrip(".")))
+    return problems
+
+
+def _format_problems(recipe: Recipe | None) -> list[Problem]:
+    """What is known from the names of formats and methods: the export would refuse it after all the work."""
+    if recipe is None:
+        return []
+    problems = []
+    for index, target in enumerate(recipe.targets):
+        place: Place = ("targets", index, "format")
+        if reason := foreseen.device(target.format, target.device):
+            problems.append(Problem(place, reason))
+        for line, step in enumerate(recipe.compress):
+            if step.family == "quantize" and (
+                reason := foreseen.quantized(target.format, step.method, step.options)
+            ):
+                problems.append(Problem(place, f"after compress[{line}] (quantize: {step.method}), {reason}"))
+        if recipe.register_ is not None and (reason := foreseen.registered(target.format)):
+            problems.append(Problem(place, reason))
     return problems
 
 

@@ -88,13 +88,15 @@ class ExportOptions(BaseModel):
 class Format:
     """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``.
 
-    ``fixed_batch``: a file runs one number of examples, its option ``batch``.
+    ``fixed_batch``: a file runs one number of examples, its option ``batch``; ``served``: a registered version
+    of it is an MLflow pyfunc.
     """
 
     name: str
     module: str
     summary: str
     fixed_batch: bool = False
+    served: bool = False
 
     @property
     def options(self) -> type[ExportOptions]:
@@ -115,8 +117,8 @@ FORMATS: dict[str, Format] = {
         Format(
             "aotinductor", "lwplugin.export.aotinductor", "AOTInductor package (.pt2), float, for this CPU"
         ),
-        Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
-        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
+        Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ", served=True),
+        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs", served=True),
         Format(
             "executorch",
             "lwplugin.export.executorch",
@@ -124,7 +126,7 @@ FORMATS: dict[str, Format] = {
             fixed_batch=True,
         ),
         Format("tensorrt", "lwplugin.export.tensorrt", "TensorRT engine, float, half or int8, for CUDA GPUs"),
-        Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),
+        Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT", served=True),
         Format("torch_export", "lwplugin.export.torch_export", "torch.export program (.pt2), float"),
     )
 }

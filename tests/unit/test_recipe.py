@@ -71,6 +71,7 @@ def test_load_recipe_reads_a_file(tmp_path: Path) -> None:
         (GOOD.replace("int8", "int9"), 4, "compress[0].quantize.method", "did you mean 'int8'"),
         (GOOD.replace("- quantize", "- quantise"), 4, "compress[0]", "did you mean 'quantize'"),
         (GOOD.replace("source: digits", "source: digit"), 2, "data", "did you mean 'digits'"),
+        (GOOD.replace("edge-cpu,", "edge-cpu, format: aotinductor,"), 6, "targets[0].format", "'openvino'"),
     ],
 )
 def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
@@ -109,6 +110,12 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
         (changed(task="clasification"), "did you mean 'classification'"),
         (changed(gate={"max_drop": {"accuracy": 0}}), "gate.max_drop"),
         (changed(gate={"max_drop": {"accuracy": 0.1}, "max_drop_corrupted": 0.1}), "measure.corruptions"),
+        (changed(targets=[{"name": "a", "format": "torch_export"}]), "after compress[0] (quantize: int8)"),
+        (
+            changed(compress=[{"prune": {}}], targets=[{"name": "a", "format": "executorch"}], register={}),
+            "leave `register` out",
+        ),
+        (changed(targets=[{"name": "a", "format": "tensorrt"}]), "write device 'cuda'"),
         (GOOD + "seed: 1\nseed: 2\n", "written twice"),
         ("model: [", "line"),
         ("- just\n- a list\n", "holds no recipe"),
