@@ -12,7 +12,7 @@ from lwplugin.export import onnx as source
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts, root_cause
-from lwplugin.quantize.encodings import Groups
+from lwplugin.quantize.encodings import Encoding, Groups, Half
 from lwplugin.quantize.packed import PackedLayer
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     _need_package()
     graph = source.graph_of(light, data, _as_onnx(light, options), progress)
     file, weights = directory / FILE, directory / WEIGHTS
-    _convert(graph, {**facts(light), **options.metadata}, file)
+    half = any(isinstance(encoding, Half) for encoding in _encodings(light))
+    _convert(graph, {**facts(light), **options.metadata}, file, half=half)
     progress("export openvino", 2, 3)
     meta: dict[str, Any] = {}
     if options.parity:
@@ -58,15 +59,19 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
 
 def _as_onnx(light: LightModel, options: Options) -> source.Options:
     """Groups of fewer than 8 bits go as constants in blocks: unpacking by shifts is what its reader gets wrong."""
-    narrow = any(
-        isinstance(layer, PackedLayer) and isinstance(layer.encoding, Groups) and layer.encoding.width < 8
-        for layer in light.module.modules()
-    )
+    narrow = any(isinstance(encoding, Groups) and encoding.width < 8 for encoding in _encodings(light))
     return source.Options(**options.model_dump(), weights="blocks" if narrow else "unpacked")
 
 
-def _convert(graph: source.Graph, told: dict[str, str], file: Path) -> None:
-    """Write the pair of files; ExportError with OpenVINO's reason where it cannot read the graph."""
+def _encodings(light: LightModel) -> list[Encoding]:
+    return [layer.encoding for layer in light.module.modules() if isinstance(layer, PackedLayer)]
+
+
+def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, half: bool) -> None:
+    """Write the pair of files; ExportError with OpenVINO's reason where it cannot read the graph.
+
+    ``half``: there are 16-bit weights, which stay as they are.
+    """
     import openvino
 
     _refuse_packed(graph)
@@ -74,7 +79,11 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path) -> None:
         onnx_file = Path(scratch) / source.FILE
         source.save(graph.proto, onnx_file)
         try:
-            model = openvino.convert_model(str(onnx_file), share_weights=False)
+            if half:
+                # Converting folds a batch norm into the weights before it: new numbers, which 16 bits do not hold.
+                model = openvino.Core().read_model(str(onnx_file))
+            else:
+                model = openvino.convert_model(str(onnx_file), share_weights=False)
         except Exception as error:
             raise ExportError(
                 "OpenVINO cannot convert this model",

@@ -17,6 +17,7 @@ from lwplugin.export import onnx as onnx_format
 from lwplugin.measure.runtimes.base import create
 from lwplugin.measure.subject import Subject
 from lwplugin.quantize import quantize
+from lwplugin.quantize.packed import PackedLayer
 
 openvino = pytest.importorskip("openvino")
 
@@ -151,6 +152,27 @@ def test_weight_only_groups_stay_small_and_answer_as_the_bundle(
     x = next(digits_data.need("test").batches(50)).inputs
     with torch.no_grad():
         assert np.abs(answers(exported, x) - light.module(x).numpy()).max() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_weights_are_stored_as_the_bundle_has_them_and_widened_when_compiled(
+    dtype: str, floating: Exported, trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    light = quantize(trained_net, digits_data, method="half", dtype=dtype)
+    exported = export(light, digits_data, format="openvino", path=tmp_path)
+    assert exported.meta["parity"]["max_abs_error"] < 1e-4
+    weights = {name: layer for name, layer in light.module.named_modules() if isinstance(layer, PackedLayer)}
+    stored = [
+        node
+        for node in openvino.Core().read_model(str(exported.file)).get_ordered_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type().get_size() == 2
+    ]
+    assert len(stored) == len(weights) == 4
+    assert (exported.path / "model.bin").stat().st_size < 0.6 * (floating.path / "model.bin").stat().st_size
+    compiled = openvino.Core().compile_model(str(exported.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = [node.get_rt_info()["layerType"].value for node in compiled.get_runtime_model().get_ops()]
+    assert "Convert" not in kinds, "weights would be widened at every run"
+    assert kinds.count("Eltwise") == 1, "batch norms are folded; only the residual addition is left"
 
 
 def test_packings_that_openvino_misreads_are_refused_with_the_reason(
