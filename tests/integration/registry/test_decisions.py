@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from lwplugin import registry
@@ -52,8 +55,6 @@ def test_every_decision_is_in_the_log_with_who_what_and_why(prepared: Any) -> No
 
 
 def test_a_changed_or_removed_entry_shows(prepared: Any) -> None:
-    import mlflow
-
     light, name = register(prepared), prepared.parent.name
     promote(prepared, light)
     promote(prepared, "1", override="back")
@@ -82,8 +83,6 @@ def test_only_a_passing_verdict_about_this_very_file_promotes(prepared: Any, ver
 
 
 def test_tags_that_claim_a_pass_are_not_believed(prepared: Any, verdict: Any) -> None:
-    import mlflow
-
     light = register(prepared, verdict=verdict(prepared.arguments["exported"], "fail"), override="lab")
     client, name = mlflow.MlflowClient(prepared.uri), prepared.parent.name
     client.set_model_version_tag(name, light, "lwplugin.verdict", "pass")
@@ -98,8 +97,6 @@ def test_tags_that_claim_a_pass_are_not_believed(prepared: Any, verdict: Any) ->
 
 
 def test_promotions_at_once_happen_one_after_another(prepared: Any, tmp_path: Path) -> None:
-    import mlflow
-
     name = prepared.parent.name
     client = mlflow.MlflowClient(prepared.uri)
     source = client.get_model_version(name, "1").source
@@ -127,6 +124,35 @@ def test_a_dead_process_holds_nobody_up_for_long(prepared: Any) -> None:
         with turn(client, prepared.parent.name, abandoned_s=0.3):
             tags = client.get_registered_model(prepared.parent.name).tags
             assert f"{PREFIX}dead" not in tags
+
+
+def test_who_waits_behind_a_dead_process_is_not_taken_for_dead(prepared: Any) -> None:
+    at_once, most = 0, 0
+    counting = threading.Lock()
+
+    def wait_and_work(started: threading.Event) -> None:
+        nonlocal at_once, most
+        client = mlflow.MlflowClient(prepared.uri)
+        started.set()
+        with turn(client, prepared.parent.name, abandoned_s=1.5):
+            with counting:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.8)
+            with counting:
+                at_once -= 1
+
+    with connected(prepared.uri) as client:
+        client.set_registered_model_tag(prepared.parent.name, f"{PREFIX}dead", "1")
+        waiting = []
+        for _ in range(3):
+            started = threading.Event()
+            waiting.append(threading.Thread(target=wait_and_work, args=(started,)))
+            waiting[-1].start()
+            started.wait()
+        [thread.join(60) for thread in waiting]
+        assert most == 1
+        assert not any(tag.startswith(PREFIX) for tag in client.get_registered_model(prepared.parent.name).tags)
 
 
 def test_a_policy_stops_a_promotion_and_names_what_would_do(
