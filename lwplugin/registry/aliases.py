@@ -62,7 +62,7 @@ def promote(
         proven(target, override=override)
         with turn(client, name):
             rolled_back = ROLLED_BACK_TAG.format(alias=alias)
-            if rolled_back in target.tags:
+            if rolled_back in resolve_with(client, name, version=target.version).tags:
                 client.delete_model_version_tag(name, target.version, rolled_back)
             return point(client, target, alias, reason=reason, override=override, who=who)
 

@@ -218,17 +218,24 @@ def _create(
 
 
 def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe_digest: str) -> str | None:
-    target = resolve_with(client, name, version=version)
-    note = target.tags.get(ROLLED_BACK_TAG.format(alias=alias))
-    if note is not None:
-        with suppress(json.JSONDecodeError, AttributeError):
-            note = json.loads(note).get("reason", note)
-        raise RegistryError(
-            f"Version {version} of model '{name}' was rolled back from alias '{alias}'",
-            got=note,
-            do=f"lwplugin promote models:/{name}/{version} --alias {alias}, if it is wanted after all",
-        )
-    reason = f"registered by recipe {recipe_digest[:12]}"
-    override = target.tags.get(lineage.OVERRIDE)
     with turn(client, name):
+        target = resolve_with(
+            client, name, version=version
+        )  # now: it may be rolled back while others had their turn
+        _refuse_rolled_back(target, alias)
+        reason = f"registered by recipe {recipe_digest[:12]}"
+        override = target.tags.get(lineage.OVERRIDE)
         return point(client, target, alias, reason=reason, action="registered", override=override).previous
+
+
+def _refuse_rolled_back(target: Resolved, alias: str) -> None:
+    note = target.tags.get(ROLLED_BACK_TAG.format(alias=alias))
+    if note is None:
+        return
+    with suppress(json.JSONDecodeError, AttributeError):
+        note = json.loads(note).get("reason", note)
+    raise RegistryError(
+        f"Version {target.version} of model '{target.name}' was rolled back from alias '{alias}'",
+        got=note,
+        do=f"lwplugin promote {target.uri} --alias {alias}, if it is wanted after all",
+    )

@@ -15,7 +15,9 @@ import pytest
 from lwplugin import registry
 from lwplugin.cli import invoke
 from lwplugin.errors import GateError, RegistryError
+from lwplugin.registry.aliases import ROLLED_BACK_TAG
 from lwplugin.registry.connect import connected
+from lwplugin.registry.registration import _set_alias
 from lwplugin.registry.turn import PREFIX, turn
 
 
@@ -126,6 +128,30 @@ def test_a_dead_process_holds_nobody_up_for_long(prepared: Any) -> None:
             assert f"{PREFIX}dead" not in tags
 
 
+def test_a_version_rolled_back_while_a_registration_waits_stays_rolled_back(prepared: Any) -> None:
+    light, name = register(prepared, alias="prod"), prepared.parent.name
+    client = mlflow.MlflowClient(prepared.uri)
+    told: list[object] = []
+
+    def again() -> None:
+        try:
+            told.append(_set_alias(client, name, light, "prod", "d"))
+        except RegistryError as error:
+            told.append(error)
+
+    waiting = threading.Thread(target=again)
+    with turn(client, name):
+        waiting.start()
+        while sum(tag.startswith(PREFIX) for tag in client.get_registered_model(name).tags) < 2:
+            time.sleep(0.05)
+        note = json.dumps({"reason": "wrong on 7s"})
+        client.set_model_version_tag(name, light, ROLLED_BACK_TAG.format(alias="prod"), note)
+        client.set_registered_model_alias(name, "prod", "1")
+    waiting.join(60)
+    assert "wrong on 7s" in str(told[0])
+    assert prepared.alias("prod") == "1"
+
+
 def test_who_waits_behind_a_dead_process_is_not_taken_for_dead(prepared: Any) -> None:
     at_once, most = 0, 0
     counting = threading.Lock()
@@ -152,7 +178,9 @@ def test_who_waits_behind_a_dead_process_is_not_taken_for_dead(prepared: Any) ->
             started.wait()
         [thread.join(60) for thread in waiting]
         assert most == 1
-        assert not any(tag.startswith(PREFIX) for tag in client.get_registered_model(prepared.parent.name).tags)
+        assert not any(
+            tag.startswith(PREFIX) for tag in client.get_registered_model(prepared.parent.name).tags
+        )
 
 
 def test_a_policy_stops_a_promotion_and_names_what_would_do(
