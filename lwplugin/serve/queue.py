@@ -145,15 +145,23 @@ def renew(engine: Engine, job: Job, owner: str, lease_s: float) -> bool:
 
 
 def finish(
-    engine: Engine, job: Job, owner: str, exit_code: int, result: str, tell: Tell = nobody
+    engine: Engine,
+    job: Job,
+    owner: str,
+    exit_code: int,
+    result: str,
+    tell: Tell = nobody,
+    *,
+    judged: bool = True,
 ) -> str | None:
     """Writes down how the job ended; an error is tried again later, with growing pauses.
 
+    ``judged``: did it tell of a verdict? An exit code alone says nothing of one: a program that breaks ends with 1 too.
     Answers with the state it is in now, None where it was no longer this owner's.
     """
     with engine.begin() as connection:
         now = clock_s(connection)
-        state = STATE_OF_EXIT.get(exit_code, ERROR)
+        state = STATE_OF_EXIT.get(exit_code, ERROR) if judged or exit_code == 0 else ERROR
         end: dict[str, Any] = {"state": state, "finished_s": now, "exit_code": exit_code, "result": result}
         if state == ERROR and job.attempts < MOST_ATTEMPTS:
             pause_s = _BACK_OFF_S * 4 ** (job.attempts - 1)

@@ -79,7 +79,8 @@ class Worker:
             log("job left", **about)
             return True
         result = _summary(out, err, code)
-        state = finish(self._engine, job, self._owner, code, json.dumps(result), self._tell)
+        text, judged = json.dumps(result), "verdict" in result
+        state = finish(self._engine, job, self._owner, code, text, self._tell, judged=judged)
         log("job ended", state=state, exit_code=code, seconds=round(seconds, 1), **about)
         self._ended(state or "lost", seconds)
         return True
@@ -144,5 +145,14 @@ def _summary(out: Path, err: Path, code: int) -> dict[str, Any]:
             return {"verdict": run["verdict"], "registered": [uri for uri in registered if uri]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    text = err.read_bytes()[-_TAIL:].decode("utf-8", "replace") if err.is_file() else ""
-    return {"error": text.strip() or f"exit code {code}"}
+    return {"error": _tail(err).strip() or f"exit code {code}"}
+
+
+def _tail(file: Path) -> str:
+    """Its end only: a log may be larger than this process."""
+    try:
+        with file.open("rb") as log_:
+            log_.seek(max(0, file.stat().st_size - _TAIL))
+            return log_.read(_TAIL).decode("utf-8", "replace")
+    except OSError:
+        return ""
