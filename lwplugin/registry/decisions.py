@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,13 +86,20 @@ def record(client: MlflowClient, name: str, fields: Mapping[str, Any], *, who: s
     entry = Decision(
         number=len(log) + 1,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        who=(who or getpass.getuser())[:_MOST_CHARACTERS],
+        who=(who or _account())[:_MOST_CHARACTERS],
         model=name,
         before=log[-1].digest if log else None,
         **shortened,
     ).sealed()
     client.set_registered_model_tag(name, f"{PREFIX}{entry.number:06d}", entry.model_dump_json())
     return entry
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that no account has
+        return f"uid {os.getuid()}"
 
 
 def entry_texts(tags: Mapping[str, str]) -> list[str]:

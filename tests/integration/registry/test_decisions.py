@@ -56,6 +56,17 @@ def test_every_decision_is_in_the_log_with_who_what_and_why(prepared: Any) -> No
     assert (log[2].verdict, log[2].verdict_digest) == ("pass", prepared.arguments["verdict"]["digest"])
 
 
+def test_a_container_without_an_account_decides_under_its_number(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 1_000_650_000)
+    promote(prepared, "1", override="nothing light yet")
+    (entry,) = registry.decision_log(prepared.parent.name, tracking_uri=prepared.uri)
+    assert entry.who == "uid 1000650000"
+
+
 def test_a_changed_or_removed_entry_shows(prepared: Any) -> None:
     light, name = register(prepared), prepared.parent.name
     promote(prepared, light)
