@@ -61,7 +61,7 @@ def matrices_distance(given: Tensor, wanted: Tensor, real: Tensor | None = None)
     Where the numbers of heads differ it is that of the mean over heads of the attention itself, after the softmax.
     ``real`` [n, tokens, 1] is 0 for padding, which neither looks nor is looked at.
     """
-    seen = ((given > _MASKED) & (wanted > _MASKED)).all(1, keepdim=True)
+    seen = (given > _MASKED).all(1, keepdim=True) & (wanted > _MASKED).all(1, keepdim=True)
     if real is not None:
         pairs = real.unsqueeze(1) * real.transpose(1, 2).unsqueeze(1)
         seen = seen & (pairs > 0)

@@ -82,6 +82,7 @@ def test_other_numbers_of_heads_are_compared_by_their_mean() -> None:
     mean = wanted.softmax(-1).mean(1, keepdim=True).log()
     assert float(matrices_distance(mean, wanted)) == pytest.approx(0, abs=1e-10)
     assert float(matrices_distance(mean.flip(-1), wanted)) > 0.05
+    assert float(matrices_distance(mean.expand(-1, 3, -1, -1), wanted)) == pytest.approx(0, abs=1e-10)
 
 
 def look_apart(student: nn.Module, teacher: nn.Module, inputs: Any) -> float:
