@@ -11,7 +11,7 @@ from lwplugin.errors import RegistryError
 from lwplugin.registry import lineage
 from lwplugin.registry.connect import connected, redact
 from lwplugin.registry.decisions import entry_texts
-from lwplugin.registry.versions import quoted, registered_model
+from lwplugin.registry.versions import model_there, quoted, registered_model, version_there
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,24 +109,19 @@ def look_up(
         models: dict[str, Aliases] = {}
         for name, reference in places:
             if name not in models:
-                models[name] = _aliases(_models(client, name))
+                model = model_there(client, name)
+                models[name] = _aliases([] if model is None else [model])
             found[name, reference] = _at(client, name, reference, models[name])
     return found
 
 
 def _at(client: MlflowClient, name: str, reference: str, aliases: Aliases) -> Listed | None:
-    from mlflow.exceptions import MlflowException
-
     numbers = [str(v) for v, names in aliases.get(name, {}).items() if reference.removeprefix("@") in names]
     number = next(iter(numbers), None) if reference.startswith("@") else reference
     if number is None:
         return None
-    try:
-        return _listed(client.get_model_version(name, number), aliases)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
+    version = version_there(client, name, number)
+    return None if version is None else _listed(version, aliases)
 
 
 def _all_listed(client: MlflowClient, name: str | None, aliases: Aliases) -> list[Listed]:

@@ -19,6 +19,8 @@ _URI = re.compile(r"^models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>
 _LOGGED_MODEL = re.compile(r"^m-[0-9a-f]{32}$")
 _STAGES = ("Production", "Staging", "Archived", "None")
 _LISTED = 200
+_DIGITS = 9
+_NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter: no such name can be
 
 
 class Resolved(BaseModel):
@@ -86,15 +88,23 @@ def resolve_with(
     )
 
 
-def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
-    """Raises RegistryError naming the nearest known model."""
+def model_there(client: MlflowClient, name: str) -> RegisteredModel | None:
+    """None where there is no such model."""
     from mlflow.exceptions import MlflowException
 
     try:
         return client.get_registered_model(name)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code not in _NOT_THERE:
             raise
+        return None
+
+
+def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
+    """Raises RegistryError naming the nearest known model."""
+    found = model_there(client, name)
+    if found is not None:
+        return found
     known = [model.name for model in client.search_registered_models(max_results=_LISTED)]
     raise RegistryError(
         f"The registry has no model '{name}'",
@@ -138,19 +148,28 @@ def _parse(uri: str) -> dict[str, str | None]:
     return match.groupdict()
 
 
-def _version(client: MlflowClient, name: str, number: str) -> ModelVersion:
+def version_there(client: MlflowClient, name: str, number: str) -> ModelVersion | None:
+    """None where there is no such version."""
     from mlflow.exceptions import MlflowException
 
+    if len(number) > _DIGITS:  # more than the registry's database can compare with
+        return None
     try:
-        found = client.get_model_version(name, number)
+        return client.get_model_version(name, number)
     except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code not in _NOT_THERE:
             raise
+        return None
+
+
+def _version(client: MlflowClient, name: str, number: str) -> ModelVersion:
+    found = version_there(client, name, number)
+    if found is None:
         raise RegistryError(
             f"Model '{name}' has no version {number}",
             got=f"versions {_versions(client, name)}",
             do="name one of these, or an alias",
-        ) from None
+        )
     if found.status != "READY":
         raise RegistryError(
             f"Version {number} of model '{name}' is not ready",
@@ -162,7 +181,7 @@ def _version(client: MlflowClient, name: str, number: str) -> ModelVersion:
 
 def _by_stage(client: MlflowClient, name: str, stage: str) -> str:
     if stage.lower() == "latest":
-        return _versions(client, name)[-1]
+        return _newest(client, name)
     known = {known.lower(): known for known in _STAGES}
     if stage.lower() not in known:
         raise RegistryError(
@@ -182,13 +201,27 @@ def _by_stage(client: MlflowClient, name: str, stage: str) -> str:
     return str(max(int(version.version) for version in found))
 
 
+def _newest(client: MlflowClient, name: str) -> str:
+    found = client.search_model_versions(
+        f"name={quoted(name)}", max_results=1, order_by=["version_number DESC"]
+    )
+    if not found:
+        raise RegistryError(f"Model '{name}' has no version yet", do="register one")
+    return str(found[0].version)
+
+
 def _versions(client: MlflowClient, name: str) -> list[str]:
+    """At most 200, for a message."""
     found = client.search_model_versions(f"name={quoted(name)}", max_results=_LISTED)
     return [str(number) for number in sorted(int(version.version) for version in found)]
 
 
 def quoted(text: str) -> str:
-    """A string for MLflow's filter language, which knows no escapes."""
+    """A string for MLflow's filter language, which knows no escapes. Raises RegistryError where it cannot be said."""
+    if "'" in text and '"' in text:
+        raise RegistryError(
+            "MLflow cannot search for a name with both kinds of quotes", got=text, do="rename the model"
+        )
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 

@@ -25,6 +25,30 @@ def test_every_way_to_write_a_version(prepared: Any, written: str) -> None:
     assert found.alias == ("champion" if "@" in written else None)
 
 
+def test_latest_is_the_highest_number_and_not_what_was_touched_last(prepared: Any) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(prepared.uri)
+    made = client.create_model_version("digits", client.get_model_version("digits", "1").source)
+    client.set_model_version_tag("digits", "1", "touched", "later")
+    assert resolve(prepared, "models:/digits/latest").version == str(made.version)
+    client.create_registered_model("empty")
+    with pytest.raises(RegistryError, match="'empty' has no version yet"):
+        resolve(prepared, "models:/empty/latest")
+
+
+def test_one_odd_name_does_not_hide_what_lies_at_the_other_places(prepared: Any) -> None:
+    import mlflow
+
+    mlflow.MlflowClient(prepared.uri).create_registered_model('it\'s "odd"')
+    odd = [('it\'s "odd"', "1"), ('it\'s "gone"', "@a"), ("a/b", "1"), (" ", "1"), ("digits", "9" * 30)]
+    found = registry.look_up([*odd, ("digits", "@champion")], tracking_uri=prepared.uri)
+    assert [found[place] for place in odd] == [None] * len(odd)
+    version = found["digits", "@champion"]
+    assert version is not None
+    assert (version.version, version.aliases) == (1, ("champion",))
+
+
 def test_a_stage_is_followed(prepared: Any) -> None:
     import mlflow
 
