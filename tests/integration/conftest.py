@@ -108,17 +108,22 @@ def servers() -> type[Servers]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database; creating its tables takes seconds, copying it none."""
+    """An empty MLflow database; creating its tables takes seconds, copying it none.
+
+    It remembers the directory it was made in: what any copy's default experiment logs lands beside it.
+    """
     import mlflow
 
     file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_registered_models()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(file.parent)
+        mlflow.MlflowClient(f"sqlite:///{file}").search_registered_models()
     return file
 
 
 @pytest.fixture
 def sqlite_uri(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A registry of its own for one test; relative artifact paths land beside it."""
+    """A registry of its own for one test."""
     shutil.copy(sqlite_template, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     return f"sqlite:///{tmp_path}/mlflow.db"
