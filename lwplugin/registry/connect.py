@@ -23,7 +23,8 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password of the tracking address
 }
 _LOGGERS = ("mlflow", "alembic")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+# To the last @ before the path: a password may hold one.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
 
 # mlflow keeps the tracking address in a process-wide variable that even its client reads in places.
 _LOCK = threading.RLock()

@@ -13,6 +13,8 @@ from lwplugin.registry.lineage import flat_params
     ("text", "expected"),
     [
         ("postgresql+psycopg://me:s3cr@t:5/x", "postgresql+psycopg://t:5/x"),
+        ("postgresql://me:p@ss@db/mlflow is down", "postgresql://db/mlflow is down"),
+        ("from http://a/b@c to http://me:x@d/e", "from http://a/b@c to http://d/e"),
         ("GET https://token@host/api failed", "GET https://host/api failed"),
         ("s3://bucket/path@v1", "s3://bucket/path@v1"),
         ("models:/net@champion", "models:/net@champion"),
