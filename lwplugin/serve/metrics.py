@@ -59,6 +59,12 @@ class Metrics:
             registry=self._registry,
         )
 
+    def judged(self, counts: Mapping[str, int]) -> None:
+        """Verdict → versions; a verdict that no version has any more is shown no longer."""
+        self.versions.clear()
+        for verdict, count in counts.items():
+            self.versions.labels(verdict).set(count)
+
     def violated(self, policy: FleetPolicy, counts: Mapping[tuple[str, str, str], int]) -> None:
         """(rule, severity, status) → checks; what is absent is set to none, so that an alert ends."""
         for rule in policy.rules:

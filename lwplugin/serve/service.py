@@ -163,8 +163,7 @@ class Service:
         self.metrics.missed.inc(len(self.seen.queued))
         self.metrics.reconcile_seconds.set(time.monotonic() - began)
         self.metrics.reconciled.set_to_current_time()
-        for verdict, count in Counter(v.verdict or "none" for v in versions).items():
-            self.metrics.versions.labels(verdict).set(count)
+        self.metrics.judged(Counter(v.verdict or "none" for v in versions))
         queue.forget(self.engine, _REMEMBERED_S)
         outbox.forget(self.engine, _REMEMBERED_S)
         self._work_waits.set()
