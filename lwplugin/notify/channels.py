@@ -111,7 +111,8 @@ class Channel(_Block):
         for event in self.events:  # a template that fails should stop the start, not the first event
             item = Item(model="net", version=1, text="is there")
             try:
-                self.wording.text(Notice(id="0", event=event, at="", items=(item,)))
+                sample = Notice(id="0", event=event, at="", items=(item,))
+                self.wording.text(sample), self.wording.heading(sample)
             except LwpluginError as error:
                 raise ValueError(str(error)) from None
         return self

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lwplugin.errors import LwpluginError
@@ -60,7 +60,7 @@ def _render(kind: Kind, template: str, notice: Notice) -> str:
     }
     try:
         return _environment(kind).from_string(template).render(**values, more=notice.more).strip()
-    except TemplateError as error:
+    except Exception as error:  # a template may add a word to a number
         raise LwpluginError(
             "A channel's template cannot be used",
             got=f"{type(error).__name__}: {error}",

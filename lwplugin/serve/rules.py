@@ -55,12 +55,16 @@ class When(_Block):
 class Trigger(_Block):
     """One rule."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="lower-case letters, digits and dashes")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=80, description="lower-case letters, digits and dashes"
+    )
     when: When
     run: Path = Field(
         description="a recipe, relative to the rules file; its model is replaced by the version"
     )
-    engine: str = Field("local", pattern=r"^[a-z]+$", description="what `lwplugin run --engine` is told")
+    engine: str = Field(
+        "local", pattern=r"^[a-z]+$", max_length=40, description="what `lwplugin run --engine` is told"
+    )
 
 
 class Rules(_Block):

@@ -31,6 +31,8 @@ def channel(**fields: Any) -> Channel:
         (SLACK | {"template": "{{ model }}"}, "'model' is undefined"),
         (SLACK | {"template": "{% for %}"}, "template cannot be used"),
         (SLACK | {"template": "{{ ''.__class__.__mro__ }}"}, "unsafe"),
+        (SLACK | {"template": "{{ items[0].version + 'x' }}"}, "TypeError"),
+        ({"email": MAIL, "subject": "{{ nobody }}"}, "'nobody' is undefined"),
         (SLACK | {"subject": "s"}, "only a mail has a subject"),
     ],
 )
