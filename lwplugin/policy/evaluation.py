@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -185,10 +184,11 @@ class _Substitutes:
     """The newest registered version that meets a rule, looked for once per rule, model and target."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
-        self._groups: Mapping[tuple[str, str | None], list[Version]] = defaultdict(list)
+        # Model → target → its light versions.
+        self._light: dict[str, dict[str | None, list[Version]]] = {}
         for version in versions:
             if version.light and version.ready:
-                self._groups[version.name, version.target].append(version)
+                self._light.setdefault(version.name, {}).setdefault(version.target, []).append(version)
         self._known: dict[tuple[str, str, str | None], str | None] = {}
 
     def of(self, rule: Rule, version: Version) -> str | None:
@@ -198,12 +198,11 @@ class _Substitutes:
         return self._known[key]
 
     def _newest(self, rule: Rule, version: Version) -> str | None:
+        by_target = self._light.get(version.name, {})
         if version.target is not None:
-            group = self._groups.get((version.name, version.target), [])
+            group = by_target.get(version.target, [])
         else:  # an unmeasured parent: any target of it may do
-            group = [
-                v for (name, _), several in self._groups.items() if name == version.name for v in several
-            ]
+            group = [light for several in by_target.values() for light in several]
         for candidate in sorted(group, key=lambda each: each.version, reverse=True):
             if all(answer.status == "pass" for answer in _answers(rule, candidate)):
                 return candidate.uri
