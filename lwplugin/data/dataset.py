@@ -212,5 +212,7 @@ def _digest(splits: Mapping[str, Split | None], *settings: Any) -> str:
                 digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         for column, values in sorted(split.slices().items()):
             digest.update(column.encode())
+            if values.dtype.hasobject:  # its bytes are addresses
+                values = np.array([repr(value) for value in values.tolist()])
             digest.update(repr(values.dtype).encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

@@ -186,3 +186,14 @@ def test_digest_follows_contents() -> None:
     changed[3, 1] += 1
     assert first.digest != from_arrays(train=(changed, y)).digest
     assert first.digest != from_arrays(train=(x, 1 - y)).digest
+
+
+def test_digest_follows_slices_of_any_kind_and_not_where_they_lie_in_memory() -> None:
+    x, y = np.zeros((4, 2)), np.arange(4) % 2
+
+    def digest(*values: str | None) -> str:
+        column = np.array(["".join(value) if value else None for value in values], dtype=object)
+        return from_arrays(train=(x, y), slices={"site": {"train": column}}).digest
+
+    assert digest("north", "south", "north", None) == digest("north", "south", "north", None)
+    assert digest("north", "south", "north", None) != digest("north", "south", "south", None)
