@@ -1,4 +1,4 @@
-"""Rounds the weights of static int8 layers again, with error compensation, for the inputs their kernels will meet."""
+"""Rounds the weights of static int8 layers again, against the float layers' responses to the inputs they will meet."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
-from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import Response, parent_responses
-from lwplugin.moments.rows import inputs_of, supports, weight_rows
-from lwplugin.moments.solve import solve
+from lwplugin.moments.rows import supports, weight_rows
+from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.compensation import compensated_codes
+from lwplugin.quantize.layer_rounding import Grid, Rule, round_to_response
 from lwplugin.quantize.layers import QuantLayer
+
+RULES: dict[str, Rule] = {"compensated": compensated_codes, "adaround": adaptive_codes}
+"""Ways of rounding for a layer's response, by the name an option gives them."""
 
 
 @torch.no_grad()
-def compensated(
-    reference: nn.Module, quantized: nn.Module, inputs: Inputs, *, limit: int, ridge: float = 1e-2
+def requantized(
+    reference: nn.Module,
+    quantized: nn.Module,
+    inputs: Inputs,
+    *,
+    limit: int,
+    rule: Rule = compensated_codes,
+    ridge: float = 1e-2,
 ) -> nn.Module:
     """A copy of ``quantized`` with the same scales and ranges and other integers and biases.
 
     In the order of the forward pass, each layer's weights are solved for the reference layer's response to the rounded
-    inputs that the layers before it give, then rounded as `compensation.py` says. Layers called twice stay as they are.
+    inputs that the layers before it give, then rounded by ``rule``. Layers called twice stay as they are.
     """
     made = copy.deepcopy(quantized)
     layers = {name: layer for name, layer in made.named_modules() if isinstance(layer, QuantLayer)}
@@ -35,7 +44,7 @@ def compensated(
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: Any, args: Any) -> None:
             x = layer.rounded_input(args[0])
-            _solve(layer, reference.get_submodule(name), x, responses[name], limit, ridge)
+            _round(layer, reference.get_submodule(name), x, responses[name], limit, rule, ridge)
 
         return hook
 
@@ -48,25 +57,32 @@ def compensated(
     return made
 
 
-def _solve(
-    layer: QuantLayer, reference: nn.Module, x: Tensor, response: Response, limit: int, ridge: float
+def _round(
+    layer: QuantLayer,
+    reference: nn.Module,
+    x: Tensor,
+    response: Response,
+    limit: int,
+    rule: Rule,
+    ridge: float,
 ) -> None:
     weight = weight_rows(reference)
     gain = getattr(layer, "input_gain", None)
     if gain is not None:
         weight = weight / gain
-    groups, outputs, width = weight.shape
-    moments = Moments.zeros(groups, width, outputs)
-    moments.add(inputs_of(reference, x, response.rows), response.values)
-    offset = layer.bias is not None
-    wanted = solve(moments, weight, offset=offset, ridge=ridge).weight
-    second_moment = moments.covariances(centred=offset)[0]
-    scale = layer.scale.cpu().view(groups, outputs, 1).expand(-1, -1, width)
-    zero = torch.full_like(scale, float(limit))
-    codes = compensated_codes(wanted, second_moment, scale, zero, 2 * limit)
-    integers = codes.to(torch.int16) - limit
+    scale = layer.scale.cpu().view(*weight.shape[:2], 1).expand(weight.shape)
+    grid = Grid(scale, torch.full_like(scale, float(limit)), 2 * limit)
+    rounded = round_to_response(
+        reference,
+        weight,
+        x,
+        response,
+        grid_of=lambda *_: grid,
+        rule=rule,
+        bias=layer.bias is not None,
+        ridge=ridge,
+    )
+    integers = rounded.codes.to(torch.int16) - limit
     layer.set_weight(integers.reshape(layer.weight_shape), layer.scale)
-    if layer.bias is not None:
-        mean_input, mean_response = moments.means()
-        mean = torch.einsum("gok,gk->go", (integers * scale).double(), mean_input)
-        layer.bias.copy_((mean_response - mean).reshape(-1))
+    if layer.bias is not None and rounded.bias is not None:
+        layer.bias.copy_(rounded.bias)

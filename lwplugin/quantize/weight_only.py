@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
@@ -11,11 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
-from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import Response, parent_responses
-from lwplugin.moments.rows import inputs_of, supports, weight_rows
-from lwplugin.moments.solve import solve
+from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.account import entry_of
+from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
 from lwplugin.quantize.bit_allocation import allocate, choices_of
 from lwplugin.quantize.calibration import calibration_batches
@@ -24,6 +24,7 @@ from lwplugin.quantize.encodings import Groups
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.group_grid import GroupGrid, group_grid
 from lwplugin.quantize.input_energy import input_energy
+from lwplugin.quantize.layer_rounding import Grid, Rule, round_to_response
 from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
 from lwplugin.quantize.packing import pack_codes
 
@@ -61,10 +62,10 @@ class WeightOnlyConfig(QuantizeConfig):
         le=8,
         description="Bits of an embedding's numbers; as the other layers by default.",
     )
-    rounding: Literal["compensated", "nearest"] = Field(
+    rounding: Literal["compensated", "adaround", "nearest"] = Field(
         default="compensated",
-        description="compensated: rounding errors are mended by the weights still to be rounded; nearest: "
-        "each weight on its own, no calibration data used.",
+        description="compensated: rounding errors are mended by the weights still to be rounded; adaround: up or down "
+        "is learned for all weights of a layer together; nearest: each weight on its own, no calibration data used.",
     )
     examples: int = Field(
         default=128, ge=1, description="Calibration examples; all run through the model at once."
@@ -121,7 +122,7 @@ def _round_all(
     """Packed layers by name, of so many ``bits``; ``module``'s own weights become the rounded ones on the way."""
     names = list(bits)
     compensable = [
-        name for name in names if config.rounding == "compensated" and supports(module.get_submodule(name))
+        name for name in names if config.rounding != "nearest" and supports(module.get_submodule(name))
     ]
     responses = parent_responses(parent, inputs, compensable) if compensable else {}
     packed: dict[str, PackedLayer] = {}
@@ -142,7 +143,7 @@ def _round_all(
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: nn.Module, args: Any) -> None:
             if name not in packed:
-                finish(name, layer, *_compensated(layer, args[0], responses[name], bits[name], config))
+                finish(name, layer, *_matched(layer, args[0], responses[name], bits[name], config))
 
         return hook
 
@@ -156,29 +157,38 @@ def _round_all(
     return {name: packed[name] for name in names}
 
 
-def _compensated(
+def _matched(
     layer: Any, x: Tensor, response: Response, bits: int, config: WeightOnlyConfig
 ) -> tuple[GroupGrid, Tensor]:
     """Grid and codes of one layer for the inputs it meets now; its bias takes up the mean error that is left."""
-    weight = weight_rows(layer).float().cpu()
-    groups, outputs, width = weight.shape
-    moments = Moments.zeros(groups, width, outputs)
-    moments.add(inputs_of(layer, x, response.rows), response.values)
-    has_bias = layer.bias is not None
-    if config.match_parent:
-        weight = solve(moments, weight, offset=has_bias, ridge=config.ridge).weight.float()
-    second_moment = moments.covariances(centred=has_bias)[0]
-    rows = weight.reshape(groups * outputs, width)
-    importance = second_moment.diagonal(dim1=1, dim2=2).float()
-    grid = group_grid(rows, bits, config.group_size, importance=importance.repeat_interleave(outputs, 0))
-    scale, zero = (t.view(groups, outputs, width) for t in grid.spread(width))
-    codes = compensated_codes(weight, second_moment, scale, zero, grid.levels, damping=config.damping)
-    if has_bias:
-        mean_input, mean_response = moments.means()
-        rounded = (codes.float() - zero) * scale
-        mean = torch.einsum("gok,gk->go", rounded.double(), mean_input)
-        layer.bias.data.copy_((mean_response - mean).reshape(-1))
-    return grid, codes.reshape(groups * outputs, width)
+    weight = weight_rows(layer)
+    found: list[GroupGrid] = []
+
+    def grid_of(wanted: Tensor, energy: Tensor) -> Grid:
+        importance = energy.repeat_interleave(wanted.shape[1], 0)
+        found.append(group_grid(wanted.flatten(0, 1), bits, config.group_size, importance=importance))
+        scale, zero = (t.view(wanted.shape) for t in found[0].spread(wanted.shape[2]))
+        return Grid(scale, zero, found[0].levels)
+
+    rounded = round_to_response(
+        layer,
+        weight,
+        x,
+        response,
+        grid_of=grid_of,
+        rule=_rule(config),
+        bias=layer.bias is not None,
+        ridge=config.ridge if config.match_parent else None,
+    )
+    if rounded.bias is not None:
+        layer.bias.data.copy_(rounded.bias)
+    return found[0], rounded.codes.flatten(0, 1)
+
+
+def _rule(config: WeightOnlyConfig) -> Rule:
+    if config.rounding == "adaround":
+        return adaptive_codes
+    return partial(compensated_codes, damping=config.damping)
 
 
 def _packed(layer: Any, grid: GroupGrid, codes: Tensor) -> PackedLayer:

@@ -1,0 +1,60 @@
+"""The low-bit weights of others, from one float ONNX file: onnxruntime's MatMulNBits and NNCF's weight compression.
+
+pip install nncf==3.4.0 -c constraints.txt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+Feed = dict[str, np.ndarray]
+
+
+def matmul_nbits(floating: Path, file: Path, *, embeddings: bool, block_size: int = 32) -> None:
+    """4 bits in blocks, each rounded to the nearest; with ``embeddings`` its Gather tables too.
+
+    Raises SystemExit where nothing was packed: it passes over what it does not know without a word.
+    """
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    kinds = {"MatMul": 0, "Gather": 1} if embeddings else {"MatMul": 0}
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(floating),
+        bits=4,
+        block_size=block_size,
+        is_symmetric=False,
+        op_types_to_quantize=tuple(kinds),
+        quant_axes=tuple(kinds.items()),
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(file))
+    made = [node.op_type for node in onnx.load(file).graph.node]
+    print(f"# {made.count('MatMulNBits')} MatMulNBits, {made.count('GatherBlockQuantized')} GatherBlockQuantized")
+    if "MatMulNBits" not in made or (embeddings and "GatherBlockQuantized" not in made):
+        raise SystemExit("onnxruntime packed nothing")
+
+
+def nncf_int4(
+    floating: Path, file: Path, feeds: Sequence[Feed], *, all_layers: bool, aware: bool, group_size: int = 64
+) -> None:
+    """4 bits in groups, asymmetric; ``aware`` of data: AWQ and scale estimation. The embeddings have 8 bits unless
+    ``all_layers``."""
+    import nncf
+    import onnx
+
+    made = nncf.compress_weights(
+        onnx.load(floating),
+        mode=nncf.CompressWeightsMode.INT4_ASYM,
+        ratio=1.0,
+        group_size=group_size,
+        all_layers=all_layers,
+        dataset=nncf.Dataset(list(feeds)) if aware else None,
+        subset_size=len(feeds),
+        awq=aware or None,
+        scale_estimation=aware or None,
+    )
+    onnx.save(made, file)

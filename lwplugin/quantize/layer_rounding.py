@@ -1,0 +1,153 @@
+"""Rounds one layer so that it gives a wanted response to the inputs it meets; a wide layer block by block.
+
+The work grows with the cube of a layer's width and the memory with its square. A layer wider than `WIDEST` is therefore
+taken in blocks of input channels, as if their inputs were uncorrelated with those of the other blocks: each block is
+solved and rounded for what the others leave of the response, so that it also mends the error of those before it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.moments.moments import Moments
+from lwplugin.moments.repair import Response
+from lwplugin.moments.rows import Rows, groups_of, inputs_of
+from lwplugin.moments.solve import solve
+
+WIDEST = 2304
+"""Inputs of a block, at most: 256 channels of a 3 × 3 kernel."""
+_ROWS_PER_INPUT = 16
+
+
+class Rule(Protocol):
+    """How codes are found, e.g. `compensation.compensated_codes`."""
+
+    def __call__(
+        self, weight: Tensor, second_moment: Tensor, scale: Tensor, zero: Tensor, levels: int
+    ) -> Tensor:
+        """Codes, uint8 [g, o, k], for a weight [g, o, k] and its inputs' second moment [g, k, k]."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``scale`` and ``zero`` of every weight, float32 [g, o, k]; codes lie in [0, levels]."""
+
+    scale: Tensor
+    zero: Tensor
+    levels: int
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """``codes`` uint8 [g, o, k]; ``bias`` float32 [g × o] takes up the mean error, None where there is none."""
+
+    codes: Tensor
+    bias: Tensor | None
+
+
+def round_to_response(
+    layer: nn.Module,
+    weight: Tensor,
+    x: Tensor,
+    response: Response,
+    *,
+    grid_of: Callable[[Tensor, Tensor], Grid],
+    rule: Rule,
+    bias: bool,
+    ridge: float | None,
+    widest: int = WIDEST,
+) -> Rounded:
+    """Codes and bias with which ``weight`` [g, o, k] answers ``x`` as ``response`` says.
+
+    Args:
+        layer: Linear, Conv1d or Conv2d whose geometry it is; its weights are not read.
+        grid_of: the grid for a weight and the mean squares [g, k] of its inputs; asked once, with the solved weight, or
+            with the given one where there are several blocks.
+        ridge: how strongly solved weights hold on to the given ones; None rounds them as they are.
+        widest: inputs of a block, at most; the kernel of one channel is never parted.
+    """
+    weight = weight.detach().float().cpu()
+    blocks = input_blocks(layer, weight.shape[-1], widest)
+    several = len(blocks) > 1
+    if several:
+        response = _thinned(response, _ROWS_PER_INPUT * widest)
+
+    def features(block: slice) -> Tensor:
+        return inputs_of(layer, x if not several else _channels(layer, x, block), response.rows)
+
+    # What the blocks together do not give yet; a single block owes the whole response.
+    left = response.values.float()
+    grid = None
+    if several:
+        energy = []
+        for block in blocks:
+            rows = features(block)
+            left = left - _answers(rows, weight[:, :, block])
+            energy.append(
+                (rows.float().var(0, correction=0) if bias else rows.float().square().mean(0)).cpu()
+            )
+        grid = grid_of(weight, torch.cat(energy, -1))
+    codes = torch.empty(weight.shape, dtype=torch.uint8)
+    mean_answer = torch.zeros(weight.shape[:2], dtype=torch.float64)
+    for block in blocks:
+        part, rows = weight[:, :, block], features(block)
+        wanted = left + _answers(rows, part) if several else left
+        moments = Moments.zeros(part.shape[0], part.shape[2], part.shape[1])
+        moments.add(rows, wanted)
+        if ridge is not None:
+            part = solve(moments, part, offset=bias, ridge=ridge).weight.float()
+        second_moment = moments.covariances(centred=bias)[0]
+        if grid is None:
+            grid = grid_of(part, second_moment.diagonal(dim1=1, dim2=2).float())
+        scale, zero = grid.scale[:, :, block], grid.zero[:, :, block]
+        codes[:, :, block] = rule(part, second_moment, scale, zero, grid.levels)
+        made = (codes[:, :, block].float() - zero) * scale
+        mean_answer += torch.einsum("gok,gk->go", made.double(), moments.means()[0])
+        if several:
+            left = wanted - _answers(rows, made)
+    if not bias:
+        return Rounded(codes, None)
+    mean_response = response.values.double().mean(0).cpu()
+    return Rounded(codes, (mean_response - mean_answer.reshape(-1)).float())
+
+
+def input_blocks(layer: nn.Module, width: int, widest: int) -> list[slice]:
+    """The inputs of a row as runs of whole channels, as even as they go, each of at most ``widest`` or one channel."""
+    kernel = _kernel(layer)
+    channels = width // kernel
+    count = -(-channels // max(1, widest // kernel))
+    edges = [kernel * (channels * i // count) for i in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(edges)]
+
+
+def _kernel(layer: nn.Module) -> int:
+    """Weights that one output has for one input channel."""
+    return math.prod(layer.kernel_size) if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 1
+
+
+def _channels(layer: nn.Module, x: Tensor, block: slice) -> Tensor:
+    """``x`` with only those channels, of every group, that a block of inputs reads."""
+    kernel = _kernel(layer)
+    span = slice(block.start // kernel, block.stop // kernel)
+    if isinstance(layer, nn.Linear):
+        return x[..., span]
+    return x.unflatten(1, (groups_of(layer), -1))[:, :, span].flatten(1, 2)
+
+
+def _answers(rows: Tensor, weight: Tensor) -> Tensor:
+    """[rows, g, k] and [g, o, k] → [rows, g × o]."""
+    return torch.einsum("rgk,gok->rgo", rows.float(), weight.to(rows.device)).flatten(1)
+
+
+def _thinned(response: Response, most: int) -> Response:
+    """At most so many rows, evenly taken."""
+    step = -(-len(response.rows) // most)
+    rows = Rows(response.rows.index[::step], response.rows.positions)
+    return Response(rows, response.values[::step])
