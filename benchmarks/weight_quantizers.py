@@ -33,7 +33,9 @@ def matmul_nbits(floating: Path, file: Path, *, embeddings: bool, block_size: in
     quantizer.process()
     quantizer.model.save_model_to_file(str(file))
     made = [node.op_type for node in onnx.load(file).graph.node]
-    print(f"# {made.count('MatMulNBits')} MatMulNBits, {made.count('GatherBlockQuantized')} GatherBlockQuantized")
+    print(
+        f"# {made.count('MatMulNBits')} MatMulNBits, {made.count('GatherBlockQuantized')} GatherBlockQuantized"
+    )
     if "MatMulNBits" not in made or (embeddings and "GatherBlockQuantized" not in made):
         raise SystemExit("onnxruntime packed nothing")
 

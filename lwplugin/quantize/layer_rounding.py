@@ -16,10 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import Response
 from lwplugin.moments.rows import Rows, groups_of, inputs_of
-from lwplugin.moments.solve import solve
+from lwplugin.quantize.ridge import Ridge, solved
 
 WIDEST = 2304
 """Inputs of a block, at most: 256 channels of a 3 × 3 kernel."""
@@ -27,12 +26,20 @@ _ROWS_PER_INPUT = 16
 
 
 class Rule(Protocol):
-    """How codes are found, e.g. `compensation.compensated_codes`."""
+    """How weights are rounded."""
 
     def __call__(
         self, weight: Tensor, second_moment: Tensor, scale: Tensor, zero: Tensor, levels: int
-    ) -> Tensor:
-        """Codes, uint8 [g, o, k], for a weight [g, o, k] and its inputs' second moment [g, k, k]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Codes, uint8 [g, o, k], and the scales they stand on, for inputs of second moment [g, k, k]."""
+
+
+def keeping_scale(codes_of: Callable[..., Tensor]) -> Rule:
+    """The rule that takes codes such as `compensation.compensated_codes` finds on the scales as they are."""
+    return lambda weight, second_moment, scale, zero, levels: (
+        codes_of(weight, second_moment, scale, zero, levels),
+        scale,
+    )
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rounded:
-    """``codes`` uint8 [g, o, k]; ``bias`` float32 [g × o] takes up the mean error, None where there is none."""
+    """``codes`` uint8 and their ``scale`` float32, [g, o, k].
+
+    ``bias`` float32 [g × o] takes up the mean error, None where there is none.
+    """
 
     codes: Tensor
+    scale: Tensor
     bias: Tensor | None
 
 
@@ -61,7 +72,7 @@ def round_to_response(
     grid_of: Callable[[Tensor, Tensor], Grid],
     rule: Rule,
     bias: bool,
-    ridge: float | None,
+    ridge: Ridge,
     widest: int = WIDEST,
 ) -> Rounded:
     """Codes and bias with which ``weight`` [g, o, k] answers ``x`` as ``response`` says.
@@ -70,7 +81,7 @@ def round_to_response(
         layer: Linear, Conv1d or Conv2d whose geometry it is; its weights are not read.
         grid_of: the grid for a weight and the mean squares [g, k] of its inputs; asked once, with the solved weight, or
             with the given one where there are several blocks.
-        ridge: how strongly solved weights hold on to the given ones; None rounds them as they are.
+        ridge: how strongly solved weights hold on to the given ones (`ridge.py`); None rounds them as they are.
         widest: inputs of a block, at most; the kernel of one channel is never parted.
     """
     weight = weight.detach().float().cpu()
@@ -82,6 +93,7 @@ def round_to_response(
     def features(block: slice) -> Tensor:
         return inputs_of(layer, x if not several else _channels(layer, x, block), response.rows)
 
+    even = (response.rows.index // response.rows.positions % 2 == 0).to(response.values.device)
     # What the blocks together do not give yet; a single block owes the whole response.
     left = response.values.float()
     grid = None
@@ -94,28 +106,25 @@ def round_to_response(
                 (rows.float().var(0, correction=0) if bias else rows.float().square().mean(0)).cpu()
             )
         grid = grid_of(weight, torch.cat(energy, -1))
-    codes = torch.empty(weight.shape, dtype=torch.uint8)
+    codes, scales = torch.empty(weight.shape, dtype=torch.uint8), torch.empty(weight.shape)
     mean_answer = torch.zeros(weight.shape[:2], dtype=torch.float64)
     for block in blocks:
         part, rows = weight[:, :, block], features(block)
         wanted = left + _answers(rows, part) if several else left
-        moments = Moments.zeros(part.shape[0], part.shape[2], part.shape[1])
-        moments.add(rows, wanted)
-        if ridge is not None:
-            part = solve(moments, part, offset=bias, ridge=ridge).weight.float()
+        moments, part = solved(rows, wanted, even, part, offset=bias, ridge=ridge)
         second_moment = moments.covariances(centred=bias)[0]
         if grid is None:
             grid = grid_of(part, second_moment.diagonal(dim1=1, dim2=2).float())
         scale, zero = grid.scale[:, :, block], grid.zero[:, :, block]
-        codes[:, :, block] = rule(part, second_moment, scale, zero, grid.levels)
-        made = (codes[:, :, block].float() - zero) * scale
+        codes[:, :, block], scales[:, :, block] = rule(part, second_moment, scale, zero, grid.levels)
+        made = (codes[:, :, block].float() - zero) * scales[:, :, block]
         mean_answer += torch.einsum("gok,gk->go", made.double(), moments.means()[0])
         if several:
             left = wanted - _answers(rows, made)
     if not bias:
-        return Rounded(codes, None)
+        return Rounded(codes, scales, None)
     mean_response = response.values.double().mean(0).cpu()
-    return Rounded(codes, (mean_response - mean_answer.reshape(-1)).float())
+    return Rounded(codes, scales, (mean_response - mean_answer.reshape(-1)).float())
 
 
 def input_blocks(layer: nn.Module, width: int, widest: int) -> list[slice]:

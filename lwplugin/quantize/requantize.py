@@ -14,10 +14,14 @@ from lwplugin.moments.repair import Response, parent_responses
 from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.compensation import compensated_codes
-from lwplugin.quantize.layer_rounding import Grid, Rule, round_to_response
+from lwplugin.quantize.layer_rounding import Grid, Rule, keeping_scale, round_to_response
 from lwplugin.quantize.layers import QuantLayer
+from lwplugin.quantize.ridge import Ridge
 
-RULES: dict[str, Rule] = {"compensated": compensated_codes, "adaround": adaptive_codes}
+RULES: dict[str, Rule] = {
+    "compensated": keeping_scale(compensated_codes),
+    "adaround": keeping_scale(adaptive_codes),
+}
 """Ways of rounding for a layer's response, by the name an option gives them."""
 
 
@@ -28,8 +32,8 @@ def requantized(
     inputs: Inputs,
     *,
     limit: int,
-    rule: Rule = compensated_codes,
-    ridge: float = 1e-2,
+    rule: Rule = RULES["compensated"],
+    ridge: Ridge = 1e-2,
 ) -> nn.Module:
     """A copy of ``quantized`` with the same scales and ranges and other integers and biases.
 
@@ -64,7 +68,7 @@ def _round(
     response: Response,
     limit: int,
     rule: Rule,
-    ridge: float,
+    ridge: Ridge,
 ) -> None:
     weight = weight_rows(reference)
     gain = getattr(layer, "input_gain", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
@@ -24,9 +24,10 @@ from lwplugin.quantize.encodings import Groups
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.group_grid import GroupGrid, group_grid
 from lwplugin.quantize.input_energy import input_energy
-from lwplugin.quantize.layer_rounding import Grid, Rule, round_to_response
+from lwplugin.quantize.layer_rounding import Grid, round_to_response
 from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
 from lwplugin.quantize.packing import pack_codes
+from lwplugin.quantize.refinement import refined
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Task
@@ -75,13 +76,21 @@ class WeightOnlyConfig(QuantizeConfig):
         description="Before a layer is rounded, solve its weights for the parent's response to the inputs that the "
         "layers already rounded give.",
     )
-    ridge: float = Field(
-        default=1e-2, gt=0, description="How strongly that solution holds on to the old weights."
+    ridge: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="How strongly that solution holds on to the old weights; auto judges it layer by layer on examples "
+        "that were not solved for.",
     )
     damping: float = Field(
         default=0.01,
         gt=0,
         description="Share of the mean input energy added to each input's in compensation.",
+    )
+    refinements: int = Field(
+        default=2,
+        ge=0,
+        description="With compensated rounding: how often scales are solved for and every weight is rounded again, "
+        "given all others.",
     )
 
     @model_validator(mode="after")
@@ -170,25 +179,40 @@ def _matched(
         scale, zero = (t.view(wanted.shape) for t in found[0].spread(wanted.shape[2]))
         return Grid(scale, zero, found[0].levels)
 
+    def rule(
+        wanted: Tensor, second_moment: Tensor, scale: Tensor, zero: Tensor, levels: int
+    ) -> tuple[Tensor, Tensor]:
+        if config.rounding == "adaround":
+            return adaptive_codes(wanted, second_moment, scale, zero, levels), scale
+        codes = compensated_codes(wanted, second_moment, scale, zero, levels, damping=config.damping)
+        # Groups of a layer that is taken block by block may lie in two blocks: they keep their scales.
+        whole = wanted.shape == weight.shape
+        return refined(
+            codes,
+            wanted,
+            second_moment,
+            scale,
+            zero,
+            levels,
+            group_size=found[0].group_size if whole else None,
+            damping=config.damping,
+            rounds=config.refinements,
+        )
+
     rounded = round_to_response(
         layer,
         weight,
         x,
         response,
         grid_of=grid_of,
-        rule=_rule(config),
+        rule=rule,
         bias=layer.bias is not None,
         ridge=config.ridge if config.match_parent else None,
     )
     if rounded.bias is not None:
         layer.bias.data.copy_(rounded.bias)
-    return found[0], rounded.codes.flatten(0, 1)
-
-
-def _rule(config: WeightOnlyConfig) -> Rule:
-    if config.rounding == "adaround":
-        return adaptive_codes
-    return partial(compensated_codes, damping=config.damping)
+    scale = rounded.scale.flatten(0, 1)[:, :: found[0].group_size].half()
+    return replace(found[0], scale=scale), rounded.codes.flatten(0, 1)
 
 
 def _packed(layer: Any, grid: GroupGrid, codes: Tensor) -> PackedLayer:

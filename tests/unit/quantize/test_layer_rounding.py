@@ -11,7 +11,9 @@ from lwplugin.quantize import quantize
 from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.compensation import compensated_codes
 from lwplugin.quantize.group_grid import group_grid
-from lwplugin.quantize.layer_rounding import Grid, input_blocks, round_to_response
+from lwplugin.quantize.layer_rounding import Grid, input_blocks, keeping_scale, round_to_response
+from lwplugin.quantize.refinement import refined
+from lwplugin.quantize.ridge import solved
 
 
 def correlated(rows: int, width: int) -> Tensor:
@@ -81,7 +83,7 @@ def test_blocks_of_a_wide_layer_mend_each_others_error(name: str) -> None:
     def error(widest: int, ridge: float | None) -> float:
         made = round_to_response(
             layer, weight, x, response,
-            grid_of=lambda *_: grid, rule=compensated_codes, bias=True, ridge=ridge, widest=widest,
+            grid_of=lambda *_: grid, rule=keeping_scale(compensated_codes), bias=True, ridge=ridge, widest=widest,
         )  # fmt: skip
         rounded = (made.codes.float() - grid.zero) * grid.scale
         assert made.bias is not None
@@ -100,3 +102,38 @@ def test_blocks_are_whole_channels_and_never_wider_than_told() -> None:
     assert [block.stop - block.start for block in blocks] == [27, 27, 36]
     assert input_blocks(nn.Conv1d(2, 4, 100), 200, 40) == [slice(0, 100), slice(100, 200)]
     assert input_blocks(nn.Linear(1536, 384), 1536, 2304) == [slice(0, 1536)]
+
+
+def test_a_second_look_never_costs_and_keeps_the_grid() -> None:
+    x, weight = correlated(500, 64), torch.randn(1, 32, 64)
+    grid, moment = grid_of(weight), (x.T @ x)[None] / 500
+
+    def error(codes: Tensor, scale: Tensor) -> float:
+        return float((x @ ((codes.float() - grid.zero) * scale - weight)[0].T).square().sum())
+
+    codes = compensated_codes(weight, moment, grid.scale, grid.zero, grid.levels)
+    first = error(codes, grid.scale)
+    same = refined(codes, weight, moment, grid.scale, grid.zero, grid.levels, group_size=None)
+    fitted = refined(codes, weight, moment, grid.scale, grid.zero, grid.levels, group_size=32)
+    assert torch.equal(same[1], grid.scale)
+    assert error(*fitted) < error(*same) < first
+    assert torch.equal(fitted[1], fitted[1].half().float())
+    assert torch.equal(fitted[1].unflatten(2, (2, 32)).amax(-1), fitted[1].unflatten(2, (2, 32)).amin(-1))
+
+
+def test_weights_move_only_as_far_as_other_examples_bear_out() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(80, 1, 60), torch.randn(1, 4, 60)
+    true, test = weight + 0.3 * torch.randn(1, 4, 60), torch.randn(1000, 1, 60)
+    wanted = torch.einsum("rgk,gok->rgo", x, true).flatten(1)
+    even = torch.arange(80) % 2 == 0
+
+    def error(noise: float, ridge: float | str) -> float:
+        noisy = wanted + noise * torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+        found = solved(x, noisy, even, weight, offset=False, ridge=ridge)[1]  # type: ignore[arg-type]
+        return float(torch.einsum("rgk,gok->rgo", test, found - true).square().mean())
+
+    # What is right follows the noise: little of it and the weights may move, much and they stay.
+    for noise in (0.1, 10.0):
+        assert error(noise, "auto") < 1.1 * min(error(noise, each) for each in (0.01, 10.0))
+    assert solved(x, wanted, even, weight, offset=False, ridge=None)[1] is weight
