@@ -79,19 +79,9 @@ class Int8Config(QuantizeConfig):
     )
     rounding: Literal["auto", "nearest", "compensated", "adaround"] = Field(
         default="auto",
-    rounding, bias = config.rounding, config.bias_correction
-    if rounding not in RULES and bias is not True:
-        contest.enter({form.name: made}, known={} if tables else forms.found)
-    settled = contest.picked != "" and contest.found[contest.picked].output_sqnr_db >= _SETTLED_DB
-    if rounding not in RULES and (bias is True or (bias == "auto" and not settled)):
-        progress("correct biases", 0, 1)
-        some = calibration_batches(split, examples=config.correction_examples, batch_size=config.batch_size)
-        contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
-    if rounding in RULES or (rounding == bias == "auto" and not settled):
-        how = "compensated" if rounding == "auto" else rounding
-        progress(f"round, {how}", 0, 1)
-        mended = requantized(reference, made, solving, limit=limit, rule=RULES[how])
-        contest.enter({form.rounded(how): mended})
+        description="compensated: rounding errors are mended by the weights still to be rounded; adaround: up or down "
+        "is learned for all weights of a layer together; auto tries compensated where answers are less than 40 dB "
+        "close, and keeps it where calibration agrees better.",
     )
     compensation_examples: int = Field(
         default=64, ge=1, description="Calibration examples that weights are rounded on; all run at once."
@@ -142,35 +132,19 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     reference = maker.reference(form)
     tables = _pack_embeddings(module, made, first, config)
     contest = Contest(module, judging, data.task)
-<<<<<<< HEAD
     rounding, bias = config.rounding, config.bias_correction
-    if rounding != "compensated" and bias is not True:
+    if rounding not in RULES and bias is not True:
         contest.enter({form.name: made}, known={} if tables else forms.found)
     settled = contest.picked != "" and contest.found[contest.picked].output_sqnr_db >= _SETTLED_DB
-    if rounding != "compensated" and (bias is True or (bias == "auto" and not settled)):
+    if rounding not in RULES and (bias is True or (bias == "auto" and not settled)):
         progress("correct biases", 0, 1)
         some = calibration_batches(split, examples=config.correction_examples, batch_size=config.batch_size)
         contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
-    if rounding == "compensated" or (rounding == bias == "auto" and not settled):
-        progress("compensate rounding", 0, 1)
-        contest.enter({form.rounded("compensated"): compensated(reference, made, solving, limit=limit)})
-=======
-    if config.rounding not in RULES:
-        if config.bias_correction is not True:
-            contest.enter({form.name: made}, known={} if tables else forms.found)
-        if config.bias_correction is not False:
-            progress("correct biases", 0, 1)
-            some = calibration_batches(
-                split, examples=config.correction_examples, batch_size=config.batch_size
-            )
-            contest.enter({form.rounded("bias corrected"): bias_corrected(reference, made, some)})
-    if config.rounding in RULES or (config.rounding == "auto" and config.bias_correction == "auto"):
-        how = "compensated" if config.rounding == "auto" else config.rounding
+    if rounding in RULES or (rounding == bias == "auto" and not settled):
+        how = "compensated" if rounding == "auto" else rounding
         progress(f"round, {how}", 0, 1)
-        contest.enter(
-            {form.rounded(how): requantized(reference, made, solving, limit=limit, rule=RULES[how])}
-        )
->>>>>>> 7c6afd6 (weight_only, int8: learned rounding (AdaRound); layers wider than 2,304 inputs are rounded block by block)
+        mended = requantized(reference, made, solving, limit=limit, rule=RULES[how])
+        contest.enter({form.rounded(how): mended})
     chosen, picked = contest.best, contest.found[contest.picked]
     entry = HistoryEntry(
         step="quantize",
