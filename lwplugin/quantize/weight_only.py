@@ -119,6 +119,11 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     return light.evolve(module, entry_of("weight_only", config, parent, module, selection, found))
 
 
+def _compensable(module: nn.Module, names: list[str], config: WeightOnlyConfig) -> list[str]:
+    """Layers that are rounded for their response; embeddings, for one, have none to mend."""
+    return [n for n in names if config.rounding != "nearest" and supports(module.get_submodule(n))]
+
+
 @torch.no_grad()
 def _round_all(
     module: nn.Module,
@@ -130,9 +135,7 @@ def _round_all(
 ) -> dict[str, PackedLayer]:
     """Packed layers by name, of so many ``bits``; ``module``'s own weights become the rounded ones on the way."""
     names = list(bits)
-    compensable = [
-        name for name in names if config.rounding != "nearest" and supports(module.get_submodule(name))
-    ]
+    compensable = _compensable(module, names, config)
     responses = parent_responses(parent, inputs, compensable) if compensable else {}
     packed: dict[str, PackedLayer] = {}
 
@@ -244,6 +247,7 @@ def _bits(
         take(inputs, config.probe_examples),
         task.outputs,
         config.group_size,
+        _compensable(module, names, config),
         lambda done: progress("choose bits", done, len(names)),
     )
     for name, bits in told.items():

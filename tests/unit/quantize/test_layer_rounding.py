@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data import Data
+from lwplugin.data import Data, from_arrays
 from lwplugin.moments.repair import Response
 from lwplugin.moments.rows import Rows, inputs_of, responses_of, weight_rows
 from lwplugin.quantize import quantize
@@ -142,3 +142,17 @@ def test_weights_move_only_as_far_as_other_examples_bear_out() -> None:
     for noise in (0.1, 10.0):
         assert error(noise, "auto") < 1.1 * min(error(noise, each) for each in (0.01, 10.0))
     assert solved(x, wanted, even, weight, offset=False, ridge=None)[1] is weight
+
+
+@pytest.mark.parametrize("method", ["int8", "weight_only"])
+def test_a_wide_layer_is_rounded_in_blocks_through_the_public_call(method: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2400, 6)).eval()
+    x = correlated(256, 2400).view(256, 24, 100).numpy()
+    data = from_arrays(calibration=(x, None), task="classification", duplicates="ignore")
+    few = {"bits": 3} if method == "weight_only" else {"compensation_examples": 256}
+    how = {
+        rounding: quantize(net, data, method=method, rounding=rounding, **few).history[-1].metrics  # type: ignore[arg-type]
+        for rounding in ("nearest", "compensated")
+    }
+    assert how["compensated"]["calibration_sqnr_db"] > how["nearest"]["calibration_sqnr_db"] + 2
