@@ -29,7 +29,7 @@ class Rule(Protocol):
     """How weights are rounded."""
 
     def __call__(
-        self, weight: Tensor, second_moment: Tensor, scale: Tensor, zero: Tensor, levels: int
+        self, weight: Tensor, second_moment: Tensor, scale: Tensor, zero: Tensor, levels: int, /
     ) -> tuple[Tensor, Tensor]:
         """Codes, uint8 [g, o, k], and the scales they stand on, for inputs of second moment [g, k, k]."""
 

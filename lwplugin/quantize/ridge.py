@@ -29,21 +29,28 @@ def solved(
         offset: whether the layer can add a constant.
     """
     moments = Moments.zeros(prior.shape[0], prior.shape[2], prior.shape[1])
-    if ridge != "auto" or even.all() or not even.any():
-        moments.add(rows, wanted)
-    else:
+    if ridge == "auto":
         moments.add(rows[even], wanted[even])
         solving = copy.deepcopy(moments)
         moments.add(rows[~even], wanted[~even])
-        judging = _difference(moments, solving)
-        ridge = min(
-            RIDGES,
-            key=lambda each: _error(judging, solve(solving, prior, offset=offset, ridge=each).weight, offset),
-        )
-    if ridge is None:
-        return moments, prior
-    chosen = RIDGES[1] if ridge == "auto" else ridge
+        chosen = _judged(solving, _difference(moments, solving), prior, offset)
+    else:
+        moments.add(rows, wanted)
+        if ridge is None:
+            return moments, prior
+        chosen = ridge
     return moments, solve(moments, prior, offset=offset, ridge=chosen).weight.float()
+
+
+def _judged(solving: Moments, judging: Moments, prior: Tensor, offset: bool) -> float:
+    """The ridge whose solution leaves least error on other examples; the middle one where there are none."""
+    if not solving.rows or not judging.rows:
+        return RIDGES[1]
+    errors = {
+        ridge: _error(judging, solve(solving, prior, offset=offset, ridge=ridge).weight, offset)
+        for ridge in RIDGES
+    }
+    return min(errors, key=errors.__getitem__)
 
 
 def _difference(all_rows: Moments, some: Moments) -> Moments:
