@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from graphs import _classes
 from int8_onnx import onnxruntime_int8, sessions
-from quantizers import nncf
 from real_models import package
 from torch import Tensor, nn
+from weight_quantizers import nncf_int8
 
 from lwplugin.data import Data, from_arrays
 from lwplugin.export import export
@@ -98,10 +98,10 @@ def crepe() -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {"pnet": pnet, "crepe": crepe}
-NNCF = {
-    "NNCF performance": nncf("onnx"),
-    "NNCF mixed": nncf("onnx", preset="mixed"),
-    "NNCF performance, no bias correction": nncf("onnx", bias="no"),
+NNCF: dict[str, dict[str, Any]] = {
+    "NNCF performance": {},
+    "NNCF mixed": {"preset": "mixed"},
+    "NNCF performance, no bias correction": {"bias": False},
 }
 OURS: dict[str, dict[str, Any]] = {
     "lwplugin int8": {"method": "int8"},
@@ -120,9 +120,10 @@ OURS: dict[str, dict[str, Any]] = {
 def measure(case: Case, rounds: int, directory: Path) -> None:
     files = {"float": export(case.net, case.data, path=directory / "float").file}
     files |= onnxruntime_int8(files["float"], case.calibration, directory)
-    for name, make in NNCF.items():
-        (directory / name).mkdir()
-        files[name] = make(files["float"], [{"input": case.calibration}], directory / name)
+    feeds = [{"input": example[None]} for example in case.calibration]
+    for name, chosen in NNCF.items():
+        files[name] = directory / f"{name.replace(' ', '_')}.onnx"
+        nncf_int8(files["float"], files[name], feeds, **chosen)
     for name, options in OURS.items():
         start = time.process_time()
         light = quantize(case.net, case.data, **options)

@@ -1,4 +1,4 @@
-"""The low-bit weights of others, from one float ONNX file: onnxruntime's MatMulNBits and NNCF's weight compression.
+"""What others make of a float ONNX file: onnxruntime's MatMulNBits, NNCF's weight compression and its int8.
 
 pip install nncf==3.4.0 -c constraints.txt
 """
@@ -58,5 +58,22 @@ def nncf_int4(
         subset_size=len(feeds),
         awq=aware or None,
         scale_estimation=aware or None,
+    )
+    onnx.save(made, file)
+
+
+def nncf_int8(
+    floating: Path, file: Path, feeds: Sequence[Feed], *, preset: str = "performance", bias: bool = True
+) -> None:
+    """Static int8, with its fast bias correction or none."""
+    import nncf
+    import onnx
+
+    made = nncf.quantize(
+        onnx.load(floating),
+        nncf.Dataset(list(feeds)),
+        subset_size=len(feeds),
+        preset=nncf.QuantizationPreset(preset),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not bias),
     )
     onnx.save(made, file)
