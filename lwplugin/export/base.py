@@ -96,7 +96,7 @@ class Format:
     module: str
     summary: str
     fixed_batch: bool = False
-    served: bool = False
+    served: bool = True
 
     @property
     def options(self) -> type[ExportOptions]:
@@ -117,16 +117,21 @@ FORMATS: dict[str, Format] = {
         Format(
             "aotinductor", "lwplugin.export.aotinductor", "AOTInductor package (.pt2), float, for this CPU"
         ),
-        Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ", served=True),
-        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs", served=True),
+        Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
+        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
         Format(
             "executorch",
             "lwplugin.export.executorch",
             "ExecuTorch program for XNNPACK, float, half or int8",
             fixed_batch=True,
         ),
-        Format("tensorrt", "lwplugin.export.tensorrt", "TensorRT engine, float, half or int8, for CUDA GPUs"),
-        Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT", served=True),
+        Format(
+            "tensorrt",
+            "lwplugin.export.tensorrt",
+            "TensorRT engine, float, half or int8, for CUDA GPUs",
+            served=False,
+        ),
+        Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),
         Format("torch_export", "lwplugin.export.torch_export", "torch.export program (.pt2), float"),
     )
 }

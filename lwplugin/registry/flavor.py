@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType
@@ -174,9 +175,21 @@ def runtime_of(kind: str) -> type[serving.Runtime]:
 
 def requirements(runtime: type[serving.Runtime]) -> list[str]:
     """What serving needs, pinned to the versions the file was measured with."""
-    return [
-        f"{package}=={installed_version(package)}" for package in ("mlflow", "numpy", runtime.requirement)
-    ]
+    packages = ("mlflow", "numpy", *runtime.requirements)
+    return [f"{package}=={_measured_with(package)}" for package in packages]
+
+
+def _measured_with(package: str) -> str:
+    """The version here, without a build's local label, which no index has; else that of the toolchain that has it."""
+    from lwplugin.toolchain import TOOLCHAINS
+
+    try:
+        return installed_version(package).partition("+")[0]
+    except PackageNotFoundError:
+        pins = [entry.packages[package] for entry in TOOLCHAINS.values() if package in entry.packages]
+        if not pins:
+            raise
+        return pins[0]
 
 
 def _copy_serving_module(directory: Path) -> str:

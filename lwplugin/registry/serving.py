@@ -20,21 +20,19 @@ DEFAULT_BATCH = 256
 
 
 class Runtime(Protocol):
-    """A loaded file; ``requirement`` is the package that serving it needs."""
+    """A loaded file; ``requirements`` are the packages that serving it needs, the one it is named after first."""
 
-    requirement: str
+    requirements: tuple[str, ...]
 
     def __init__(self, file: Path, threads: int) -> None: ...
 
     def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray: ...
 
-    def output_shape(self) -> list[int]: ...
-
 
 class OnnxRuntime:
     """One onnxruntime session on the CPU."""
 
-    requirement = "onnxruntime"
+    requirements: tuple[str, ...] = ("onnxruntime",)
 
     def __init__(self, file: Path, threads: int) -> None:
         import onnxruntime
@@ -50,16 +48,11 @@ class OnnxRuntime:
     def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
         return np.asarray(self._session.run([self._output], feeds)[0])
 
-    def output_shape(self) -> list[int]:
-        """Without the batch axis; axes only known when running count as 0."""
-        shape = self._session.get_outputs()[0].shape[1:]
-        return [size if isinstance(size, int) else 0 for size in shape]
-
 
 class OpenVinoRuntime:
     """One compiled OpenVINO model on the CPU; a request for each thread that asks."""
 
-    requirement = "openvino"
+    requirements: tuple[str, ...] = ("openvino",)
 
     def __init__(self, file: Path, threads: int) -> None:
         import openvino
@@ -78,16 +71,11 @@ class OpenVinoRuntime:
             self._requests.own = self._compiled.create_infer_request()
         return np.asarray(self._requests.own.infer(feeds)[0])
 
-    def output_shape(self) -> list[int]:
-        """Without the batch axis; axes only known when running count as 0."""
-        shape = list(self._compiled.outputs[0].partial_shape)[1:]
-        return [size.get_length() if size.is_static else 0 for size in shape]
-
 
 class TfliteRuntime:
     """LiteRT interpreters on the CPU, one for each thread that asks: an interpreter holds the inputs of one run."""
 
-    requirement = "ai-edge-litert"
+    requirements: tuple[str, ...] = ("ai-edge-litert",)
 
     def __init__(self, file: Path, threads: int) -> None:
         self._file, self._threads = str(file), threads
@@ -114,16 +102,72 @@ class TfliteRuntime:
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
 
-    def output_shape(self) -> list[int]:
-        """Without the batch axis; axes only known when running count as 0."""
-        shape = self._own().get_output_details()[0]["shape_signature"][1:]
-        return [int(size) if size > 0 else 0 for size in shape]
+
+class TorchExportRuntime:
+    """A program of torch.export, run by torch on the CPU."""
+
+    requirements: tuple[str, ...] = ("torch",)
+
+    def __init__(self, file: Path, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._call = self._loaded(str(file))
+
+    def _loaded(self, file: str) -> Any:
+        import torch
+
+        return torch.export.load(file).module()
+
+    def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            answer = self._call(*[torch.from_numpy(np.array(array)) for array in feeds.values()])
+        first = answer if isinstance(answer, torch.Tensor) else next(iter(answer))
+        return np.asarray(first.float().numpy())
+
+
+class AotInductorRuntime(TorchExportRuntime):
+    """A package that AOTInductor compiled: machine code for CPUs like the one it was made on."""
+
+    def _loaded(self, file: str) -> Any:
+        import torch
+
+        return torch._inductor.aoti_load_package(file)
+
+
+class ExecuTorchRuntime:
+    """One ExecuTorch method with XNNPACK; threads take turns, since it plans its memory for one run."""
+
+    requirements: tuple[str, ...] = ("executorch", "torch")
+
+    def __init__(self, file: Path, threads: int) -> None:
+        from executorch.extension.pybindings import portable_lib
+        from executorch.runtime import Runtime as Programs
+        from executorch.runtime import Verification
+
+        portable_lib._unsafe_reset_threadpool(threads)
+        # The program is kept: its method reads the file's memory.
+        self._program = Programs.get().load_program(str(file), verification=Verification.Minimal)
+        self._method = self._program.load_method("forward")
+        self._turn = threading.Lock()
+
+    def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        import torch
+
+        with self._turn:
+            (answer,) = self._method.execute([torch.from_numpy(np.array(array)) for array in feeds.values()])
+            return np.array(answer.numpy())
 
 
 RUNTIMES: dict[str, type[Runtime]] = {
+    "aotinductor": AotInductorRuntime,
+    "executorch": ExecuTorchRuntime,
     "onnx": OnnxRuntime,
     "openvino": OpenVinoRuntime,
     "tflite": TfliteRuntime,
+    "torch_export": TorchExportRuntime,
 }
 
 
@@ -158,6 +202,30 @@ class Input:
         return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in pairs)
 
 
+def inputs_of(directory: Path) -> list[Input]:
+    """The inputs that an export's manifest names, in the file's order."""
+    manifest = json.loads((directory / "export.json").read_text(encoding="utf-8"))
+    return [Input(entry) for entry in manifest["inputs"]]
+
+
+def feeds_of(inputs: list[Input], data: Any) -> dict[str, np.ndarray]:
+    """Arrays [n, …] by input name, from whatever `mlflow.pyfunc` hands over. Raises ValueError."""
+    feeds = {entry.name: entry.array(value) for entry, value in _matched(inputs, data)}
+    sizes = {name: len(array) for name, array in feeds.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"Inputs differ in their number of rows: {sizes}.")
+    return feeds
+
+
+def answer_like(data: Any, output: np.ndarray) -> Any:
+    """The output as numpy, or as a DataFrame with the same index where the input was one."""
+    if not hasattr(data, "iloc"):
+        return output
+    import pandas
+
+    return pandas.DataFrame(output if output.ndim <= 2 else output.reshape(len(output), -1), index=data.index)
+
+
 class ExportedModel:
     """What `mlflow.pyfunc` calls: `predict` on arrays, a DataFrame, or a dict or list of arrays.
 
@@ -170,66 +238,61 @@ class ExportedModel:
         kind = manifest["format"]
         if kind not in RUNTIMES:
             raise ValueError(f"No serving runtime for format '{kind}'. Known: {', '.join(sorted(RUNTIMES))}.")
-        self.inputs = [Input(entry) for entry in manifest["inputs"]]
+        self.inputs = inputs_of(directory)
         threads = _number(THREADS_VARIABLE, config.get("threads"), 1)
         self._batch = max(1, _number(BATCH_VARIABLE, config.get("batch"), DEFAULT_BATCH))
         self._fixed = next((i.shape[0] for i in self.inputs if i.shape[0] > 0), None)
         self._runtime = RUNTIMES[kind](_inside(directory, manifest["file"]), threads)
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        feeds = {entry.name: entry.array(value) for entry, value in self._match(data)}
-        sizes = {name: len(array) for name, array in feeds.items()}
-        if len(set(sizes.values())) != 1:
-            raise ValueError(f"Inputs differ in their number of rows: {sizes}.")
-        output = self._run(feeds, next(iter(sizes.values())))
-        if hasattr(data, "iloc"):
-            import pandas
+        return answer_like(data, self.run(feeds_of(self.inputs, data)))
 
-            flat = output if output.ndim <= 2 else output.reshape(len(output), -1)
-            return pandas.DataFrame(flat, index=data.index)
-        return output
-
-    def _match(self, data: Any) -> Iterator[tuple[Input, Any]]:
-        single = len(self.inputs) == 1
-        if hasattr(data, "iloc"):
-            if single:
-                wide = data.shape[1] > 1 or data.dtypes.iloc[0].kind != "O"
-                yield self.inputs[0], data.to_numpy() if wide else data.iloc[:, 0].to_numpy()
-                return
-            data = {column: data[column].to_numpy() for column in data.columns}
-        if isinstance(data, Mapping):
-            if single and len(data) == 1:
-                yield self.inputs[0], next(iter(data.values()))
-                return
-            names = [entry.name for entry in self.inputs]
-            if set(names) != set(data):
-                raise ValueError(f"The model takes inputs {sorted(names)}, got {sorted(map(str, data))}.")
-            for entry in self.inputs:
-                yield entry, data[entry.name]
-        elif single:
-            yield self.inputs[0], data
-        else:
-            if not isinstance(data, list | tuple) or len(data) != len(self.inputs):
-                names = [entry.name for entry in self.inputs]
-                raise ValueError(f"The model takes {len(names)} inputs: give a dict of arrays named {names}.")
-            yield from zip(self.inputs, data)
-
-    def _run(self, feeds: dict[str, np.ndarray], rows: int) -> np.ndarray:
-        if rows == 0:
-            return np.zeros((0, *self._runtime.output_shape()), np.float32)
+    def run(self, feeds: dict[str, np.ndarray]) -> np.ndarray:
+        """Arrays [n, …] that `feeds_of` made → [n, …]."""
+        rows = len(next(iter(feeds.values())))
         step = self._fixed or self._batch
         parts = []
-        for start in range(0, rows, step):
+        for start in range(0, max(rows, 1), step):
             chunk = {name: array[start : start + step] for name, array in feeds.items()}
             count = min(step, rows - start)
-            if self._fixed and count < step:
-                chunk = {name: _padded(array, step) for name, array in chunk.items()}
+            wanted = self._fixed or max(count, 1)  # no rows: one of zeros tells the answer's shape
+            chunk = {name: _padded(array, wanted) for name, array in chunk.items()}
             parts.append(self._runtime.run(chunk)[:count])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def _matched(inputs: list[Input], data: Any) -> Iterator[tuple[Input, Any]]:
+    single = len(inputs) == 1
+    if hasattr(data, "iloc"):
+        if single:
+            wide = data.shape[1] > 1 or data.dtypes.iloc[0].kind != "O"
+            yield inputs[0], data.to_numpy() if wide else data.iloc[:, 0].to_numpy()
+            return
+        data = {column: data[column].to_numpy() for column in data.columns}
+    if isinstance(data, Mapping):
+        if single and len(data) == 1:
+            yield inputs[0], next(iter(data.values()))
+            return
+        names = [entry.name for entry in inputs]
+        if set(names) != set(data):
+            raise ValueError(f"The model takes inputs {sorted(names)}, got {sorted(map(str, data))}.")
+        for entry in inputs:
+            yield entry, data[entry.name]
+    elif single:
+        yield inputs[0], data
+    else:
+        if not isinstance(data, list | tuple) or len(data) != len(inputs):
+            names = [entry.name for entry in inputs]
+            raise ValueError(f"The model takes {len(names)} inputs: give a dict of arrays named {names}.")
+        yield from zip(inputs, data)
+
+
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:
-    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+    """At least ``rows`` rows: the last one again, or zeros where there is none."""
+    if len(array) >= rows:
+        return array
+    last = array[-1:] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
+    return np.concatenate([array, np.repeat(last, rows - len(array), axis=0)])
 
 
 def _number(variable: str, configured: Any, default: int) -> int:

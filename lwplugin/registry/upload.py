@@ -168,7 +168,8 @@ def _save(content: Upload, directory: Path) -> Model:
         metadata=_metadata(parent.metadata, content.parent),
         mlflow_model=model,
     )
-    check_served(directory, stand_in(content.exported, signature) if example is None else example)
+    question = stand_in(content.exported, signature) if example is None else example
+    check_served(directory, content.exported, question)
     return model
 
 

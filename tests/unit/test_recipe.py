@@ -112,7 +112,7 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
         (changed(gate={"max_drop": {"accuracy": 0.1}, "max_drop_corrupted": 0.1}), "measure.corruptions"),
         (changed(targets=[{"name": "a", "format": "torch_export"}]), "after compress[0] (quantize: int8)"),
         (
-            changed(compress=[{"prune": {}}], targets=[{"name": "a", "format": "executorch"}], register={}),
+            changed(targets=[{"name": "a", "format": "tensorrt", "device": "cuda"}], register={}),
             "leave `register` out",
         ),
         (changed(targets=[{"name": "a", "format": "tensorrt"}]), "write device 'cuda'"),

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from lwplugin.data import Data
-from lwplugin.errors import ExportError, RegistryError, ToolchainError
+from lwplugin.errors import ExportError, ToolchainError
 from lwplugin.export import export, load_exported
 from lwplugin.measure import measure
 from lwplugin.measure.runtimes.base import command
 from lwplugin.quantize import quantize
 from lwplugin.registry import flavor
+from lwplugin.registry.conform import answers, check_served, signature_from_file
 
 
 def test_without_its_toolchain_neither_export_nor_measuring_starts(
@@ -37,13 +38,13 @@ def test_it_answers_as_the_model_and_is_measured_in_its_own_python(
 ) -> None:
     options = {"half": {"method": "half"}, "int8": {}}
     model = trained_net if kind == "float" else quantize(trained_net, digits_data, **options[kind])
-    made = export(model, digits_data, format="executorch", path=tmp_path, metadata={"labels": "0,1,2"})
-    assert load_exported(tmp_path) == made
+    made = export(model, digits_data, format="executorch", path=tmp_path / "it", metadata={"labels": "0,1,2"})
+    assert load_exported(made.path) == made
     assert made.inputs == {"input": {"dtype": "float32", "shape": [1, 1, 8, 8]}}
     assert b'"labels": "0,1,2"' in made.file.read_bytes()
     assert made.meta["delegated_parts"] > 0
     assert not any("conv" in name or "linear" in name for name in made.meta["portable_operators"])
-    found = measure(tmp_path, digits_data, min_seconds=0.15, max_seconds=0.6, processes=1, timeout_s=120.0)
+    found = measure(made.path, digits_data, min_seconds=0.15, max_seconds=0.6, processes=1, timeout_s=120.0)
     with torch.no_grad():
         batch = next(digits_data.need("test").batches(1000))
         net = model if kind == "float" else model.module
@@ -52,8 +53,17 @@ def test_it_answers_as_the_model_and_is_measured_in_its_own_python(
     assert (found.runtime, found.batch) == ("executorch", 1)
     if kind == "int8":
         assert made.meta["parity"]["sqnr_db"] > 30
-    with pytest.raises(RegistryError, match="cannot be served"):
-        flavor.save_model(tmp_path / "model", exported=tmp_path)
+
+    flavor.save_model(tmp_path / "model", exported=made.path, signature=signature_from_file(made.path))
+    pinned = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert [line.partition("==")[0] for line in pinned] == ["mlflow", "numpy", "executorch", "torch"]
+    some = batch.inputs[:5].numpy()
+    check_served(tmp_path / "model", made.path, some)
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(some)).numpy()
+    np.testing.assert_allclose(
+        answers(made.path, some), wanted, atol={"float": 1e-3, "half": 0.1, "int8": 0.5}[kind]
+    )
 
 
 @pytest.mark.slow

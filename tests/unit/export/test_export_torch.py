@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,11 @@ import torch
 from torch import nn
 
 from lwplugin.data import Data, from_arrays
-from lwplugin.errors import ExportError, RegistryError
+from lwplugin.errors import ExportError
 from lwplugin.export import Exported, export, load_exported
 from lwplugin.measure import measure
 from lwplugin.quantize import quantize
-from lwplugin.registry import flavor
+from lwplugin.registry import flavor, serving
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +76,31 @@ def test_control_flow_on_data_is_refused_with_torch_s_reason(digits_data: Data, 
         export(Branch(), digits_data, format="torch_export", path=tmp_path)
 
 
-def test_mlflow_does_not_serve_it_and_says_so(program: Exported, tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match="cannot be served"):
-        flavor.save_model(tmp_path / "model", exported=program.path)
+SERVE = """
+import sys
+sys.modules["lwplugin"] = None  # as where it is not installed: importing it fails
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"threads": 1})
+np.save(sys.argv[3], model.predict(np.load(sys.argv[2])))
+assert model.predict(np.zeros((0, 1, 8, 8), np.float32)).shape == (0, 10)
+"""
+
+
+@pytest.mark.slow
+def test_plain_mlflow_serves_it_with_torch(
+    program: Exported, trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    flavor.save_model(tmp_path / "model", exported=program.path)
+    wanted = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert wanted[-1] == f"torch=={str(torch.__version__).partition('+')[0]}"
+    x = next(digits_data.need("test").batches(300)).inputs
+    asked, answered = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(asked, x.numpy())
+    command = [sys.executable, "-c", SERVE, str(tmp_path / "model"), str(asked), str(answered)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    with torch.no_grad():
+        np.testing.assert_allclose(np.load(answered), trained_net(x).numpy(), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -92,5 +116,7 @@ def test_a_compiled_package_answers_as_the_model_at_any_batch_and_is_measured(
         x = next(digits_data.need("test").batches(count)).inputs
         with torch.no_grad():
             assert (loaded(x) - trained_net(x)).abs().max() < 1e-4
+    served = serving.ExportedModel(tmp_path, {"threads": 1}).predict(x.numpy())
+    np.testing.assert_allclose(served, loaded(x).numpy(), atol=1e-5)
     found = measure(tmp_path, digits_data, min_seconds=0.15, max_seconds=0.6, processes=1)
     assert (found.runtime, found.metrics["accuracy"] > 0.8) == ("aotinductor", True)

@@ -108,7 +108,7 @@ def test_a_file_outside_its_directory_is_refused(make_export: Make) -> None:
 
 def test_an_unknown_format_names_the_known_ones(make_export: Make) -> None:
     with pytest.raises(
-        ValueError, match=r"No serving runtime for format 'caffe'\. Known: onnx, openvino, tflite"
+        ValueError, match=r"No serving runtime for format 'caffe'\. Known: aotinductor, executorch, onnx, "
     ):
         ExportedModel(make_export(kind="caffe"), {})
 
