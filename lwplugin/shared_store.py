@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lwplugin.artifact import Store
-from lwplugin.errors import MissingExtraError, StoreError
+from lwplugin.errors import LwpluginError, MissingExtraError, StoreError
+from lwplugin.registry.connect import redact
 from lwplugin.settings import settings, variable
 
 _log = logging.getLogger("lwplugin")
@@ -61,18 +62,21 @@ class SharedStore(Store):
     @contextmanager
     def put(self, key: str, manifest: Mapping[str, Any] | None = None) -> Iterator[Path]:
         mark = self._unsent(key)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()  # before the result counts, so that a crash right after it leaves a note
         with super().put(key, manifest) as output:
             yield output
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()  # before the result counts, so that a crash right after it leaves a note
         self._offer(key)
 
     def remove(self, key: str) -> None:
         super().remove(key)
         self._unsent(key).unlink(missing_ok=True)
-        with self._speaking() as files:
-            if files.exists(self._archive(key)):
-                files.rm(self._archive(key))
+        try:
+            with self._speaking() as files:
+                if files.exists(self._archive(key)):
+                    files.rm(self._archive(key))
+        except _UnreachableError as error:  # what replaces it here is sent over it later
+            _log.warning("%s", error)
 
     def _unsent(self, key: str) -> Path:
         return self.root / "unsent" / key
@@ -147,16 +151,18 @@ class SharedStore(Store):
         except ValueError as error:
             raise StoreError(
                 "The shared store's address cannot be read",
-                got=self.address,
+                got=redact(self.address),
                 do=f"correct {variable('shared_store')}",
             ) from error
         try:
             yield files
-        except (OSError, RuntimeError) as error:
+        except LwpluginError:
+            raise
+        except Exception as error:  # every kind of store has errors of its own
             raise _UnreachableError(
                 "The shared store does not answer as it should",
-                got=f"{type(error).__name__}: {error}"[:300],
-                do=f"check {variable('shared_store')}={self.address} and its credentials; "
+                got=redact(f"{type(error).__name__}: {error}"[:300]),
+                do=f"check {variable('shared_store')}={redact(self.address)} and its credentials; "
                 f"finished steps are in {self.root}",
             ) from error
 

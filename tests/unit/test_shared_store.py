@@ -141,6 +141,38 @@ def test_while_it_does_not_answer_work_goes_on_and_is_sent_later(
     assert SharedStore(tmp_path / "there", str(shared)).get(KEY) is not None
 
 
+def test_a_step_ends_well_and_is_sent_later_though_s3_cannot_be_reached(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: pytest.LogCaptureFixture
+) -> None:
+    import s3fs
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+    def reached_at(endpoint: str) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+
+    reached_at(s3)
+    bucket = f"{BUCKET}-{os.urandom(4).hex()}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    here, there = (SharedStore(tmp_path / name, f"s3://{bucket}/team") for name in ("here", "there"))
+    fill(here, "of before")
+    reached_at("http://127.0.0.1:1")
+    with here.put(KEY) as output:  # as a step does that is run again
+        (output / "deep").mkdir()
+        (output / "deep" / "out.txt").write_text("anew")
+        here.remove(KEY)
+    assert "does not answer" in heard.text
+    reached_at(s3)
+    assert here.get(KEY) is not None
+    found = there.get(KEY)
+    assert found is not None
+    assert (found / "deep" / "out.txt").read_text() == "anew"
+
+
 def test_the_settings_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(open_store(tmp_path)) is Store
     monkeypatch.setenv("LWPLUGIN_SHARED_STORE", "nosuchscheme://x")
