@@ -6,6 +6,7 @@ crash leaves either the whole result or nothing that a reader would take for one
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,9 @@ class Store:
         temporary = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         output = temporary / "output"
         output.mkdir(parents=True)
+        held = os.open(temporary, os.O_RDONLY)
+        with suppress(OSError):  # NFS locks no directory: there age alone decides
+            fcntl.flock(held, fcntl.LOCK_EX)  # falls with this process; `sweep` leaves alone what is held
         try:
             yield output
             entries = {**(manifest or {}), "key": key, "digest": digest_directory(output)}
@@ -190,6 +194,7 @@ class Store:
                         raise
             shutil.rmtree(self.root / "work" / key, ignore_errors=True)
         finally:
+            os.close(held)
             shutil.rmtree(temporary, ignore_errors=True)
 
     def remove(self, key: str) -> None:
@@ -197,15 +202,21 @@ class Store:
         shutil.rmtree(self._place(key), ignore_errors=True)
 
     def sweep(self, *, older_than_s: float = 86_400, work_older_than_s: float = 14 * 86_400) -> int:
-        """Removes what killed processes left in ``tmp``, and checkpoints that nobody went on from; returns how many."""
-        removed = 0
-        for pattern, age_s in (("tmp/*", older_than_s), ("work/*", work_older_than_s)):
-            for leftover in self.root.glob(pattern):
-                newest = max((f.stat().st_mtime for f in (leftover, *leftover.glob("*"))), default=0.0)
-                if time.time() - newest >= age_s:
-                    shutil.rmtree(leftover, ignore_errors=True)
-                    removed += 1
-        return removed
+        """Removes what killed processes left in ``tmp``, and checkpoints that nobody went on from and damaged results
+        that nobody looked at; returns how many."""
+        ages_s = {"tmp": older_than_s, "work": work_older_than_s, "damaged": work_older_than_s}
+        old = [
+            leftover
+            for folder, age_s in ages_s.items()
+            for leftover in self.root.glob(f"{folder}/*")
+            if time.time() - _newest_s(leftover) >= age_s and not _is_held(leftover)
+        ]
+        for leftover in old:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+        return len(old)
 
     def _place(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
@@ -213,3 +224,29 @@ class Store:
                 "Not a key of the store", got=repr(key), do="use the hex digest of the step's inputs"
             )
         return self.root / "objects" / key[:2] / key
+
+
+def _newest_s(leftover: Path) -> float:
+    """When it or something right in it was last changed; others may be removing it."""
+    newest = 0.0
+    for file in (leftover, *leftover.glob("*")):
+        with suppress(FileNotFoundError):
+            newest = max(newest, file.stat().st_mtime)
+    return newest
+
+
+def _is_held(leftover: Path) -> bool:
+    """Whether a living process still fills it, however long that takes."""
+    try:
+        place = os.open(leftover, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(place)
+    return False

@@ -141,6 +141,25 @@ def test_kill_in_the_middle_leaves_nothing_to_find(tmp_path: Path) -> None:
     assert not list((store.root / "work").iterdir())
 
 
+def test_a_result_that_takes_days_is_not_swept_while_it_is_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.put(KEY) as place:
+        assert store.sweep(older_than_s=0) == 0
+        (place / "file").write_text("made")
+    assert store.get(KEY) is not None
+
+
+def test_an_archive_that_was_not_sent_and_a_damaged_result_are_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for folder in ("tmp", "damaged"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tmp" / "packed.tar").write_text("half")
+    (tmp_path / "damaged" / KEY).mkdir()
+    assert store.sweep(older_than_s=0) == 1
+    assert store.sweep(work_older_than_s=0) == 1
+    assert not [*(tmp_path / "tmp").iterdir(), *(tmp_path / "damaged").iterdir()]
+
+
 def test_two_writers_of_one_key_leave_one_good_result(tmp_path: Path) -> None:
     store = Store(tmp_path)
     ready = threading.Barrier(4)
