@@ -126,8 +126,28 @@ def _plain_conv(layer: Any) -> nn.Conv2d:
     return conv
 
 
-def photo_crops(calibration: int = 128, test: int = 200, size: int = 224) -> tuple[Data, np.ndarray]:
-    """Random crops of the photographs in scikit-image and scikit-learn, mirrored at random; test from other draws."""
+def photo_crops(
+    calibration: int = 128, test: int = 200, size: int = 224, *, distinct: bool = False
+) -> tuple[Data, np.ndarray]:
+    """Random crops of the photographs in scikit-image and scikit-learn, mirrored at random; test from other draws.
+
+    ``distinct``: every second photograph is for the test alone, the others for calibration.
+    """
+    photos = _photographs()
+    known, new = (photos[::2], photos[1::2]) if distinct else (photos, photos)
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int, source: list[Any]) -> np.ndarray:
+        return np.stack([_crop(source[rng.integers(len(source))], rng, size) for _ in range(count)])
+
+    seen, unseen = drawn(calibration, known), drawn(test, new)
+    data = from_arrays(
+        calibration=(seen, None), test=(unseen, None), task="classification", duplicates="ignore"
+    )
+    return data, unseen
+
+
+def _photographs() -> list[Any]:
     from PIL import Image
 
     places = [package("sklearn") / "datasets" / "images", package("skimage") / "data"]
@@ -136,15 +156,7 @@ def photo_crops(calibration: int = 128, test: int = 200, size: int = 224) -> tup
         image = Image.open(file)
         if image.mode in ("RGB", "RGBA") and min(image.size) >= 200:
             photos.append(image.convert("RGB"))
-    rng = np.random.default_rng(0)
-    crops = np.stack([_crop(photos[rng.integers(len(photos))], rng, size) for _ in range(calibration + test)])
-    data = from_arrays(
-        calibration=(crops[:calibration], None),
-        test=(crops[calibration:], None),
-        task="classification",
-        duplicates="ignore",
-    )
-    return data, crops[calibration:]
+    return photos
 
 
 def _crop(photo: Any, rng: np.random.Generator, size: int) -> np.ndarray:
