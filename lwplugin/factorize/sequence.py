@@ -18,9 +18,9 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError
 from lwplugin.factorize.sites import put
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import LayerRepair, Response, norms_after, solve_layer
-from lwplugin.moments.rows import inputs_of
-from lwplugin.moments.solve import solve
+from lwplugin.moments.repair import CHECKED, LayerRepair, Response, norms_after, solve_layer
+from lwplugin.moments.rows import inputs_of, set_apart
+from lwplugin.moments.solve import solve, solve_checked
 from lwplugin.progress import Progress
 
 RIDGE = 1e-3
@@ -40,12 +40,24 @@ class Seen:
     sensitivity: Tensor | None = None
     """[o, o]: what an error of the response costs the model's answer, where that is known."""
 
+    apart: Tensor | None = None
+    """Rows of every eighth example, bool [rows]: they say how hard a solution is to be pulled."""
+
     @cached_property
     def moments(self) -> Moments:
         """Of inputs against wanted responses."""
-        moments = Moments.zeros(1, self.features.shape[-1], self.wanted.shape[-1])
-        moments.add(self.features[:, None, :], self.wanted)
-        return moments
+        fit, check = self._split
+        return fit.with_(check)
+
+    @cached_property
+    def _split(self) -> tuple[Moments, Moments]:
+        """The moments of the rows solved for, and of those set apart."""
+        apart = torch.zeros(len(self.features), dtype=torch.bool) if self.apart is None else self.apart
+        fit = Moments.zeros(1, self.features.shape[-1], self.wanted.shape[-1])
+        fit.add(self.features[~apart, None, :], self.wanted[~apart])
+        check = fit.beside()
+        check.add(self.features[apart, None, :], self.wanted[apart])
+        return fit, check
 
     @cached_property
     def inputs(self) -> Tensor:
@@ -69,11 +81,12 @@ class Seen:
         """The kernel that answers best from these inputs, pulled towards the one given; [o, i, kh, kw]."""
         if self.entries:
             return kernel
-        return (
-            solve(self.moments, kernel.flatten(1)[None], offset=True, ridge=RIDGE)
-            .weight[0]
-            .reshape(kernel.shape)
-        )
+        prior, (fit, check) = kernel.flatten(1)[None], self._split
+        if check.rows > 1 and prior.shape[-1] <= CHECKED:
+            solution = solve_checked(fit, check, prior, offset=True, ridge=RIDGE)
+        else:
+            solution = solve(self.moments, prior, offset=True, ridge=RIDGE)
+        return solution.weight[0].reshape(kernel.shape)
 
     def bias(self, kernel: Tensor, approximation: Tensor, bias: Tensor | None, *, free: bool) -> Tensor:
         """The constant [o] that leaves no mean error: of the wanted response if ``free``, else of the layer's own."""
@@ -99,7 +112,8 @@ def seen_by(
             f"The inputs of layer '{name}' are not finite on the calibration examples",
             do="remove NaN and infinite values from them",
         )
-    return Seen(features, response.values, sensitivity=sensitivity)
+    apart = set_apart(response.rows).to(features.device)
+    return Seen(features, response.values, sensitivity=sensitivity, apart=apart)
 
 
 Build = Callable[[str, nn.Module, Seen], nn.Sequential]

@@ -27,6 +27,7 @@ class Moments:
     origin_x: Tensor
     origin_y: Tensor
     rows: int = 0
+    known_origin: bool = False
 
     @classmethod
     def zeros(cls, groups: int, inputs: int, outputs: int) -> Moments:
@@ -40,6 +41,27 @@ class Moments:
             make(inputs), make(outputs),
         )  # fmt: skip
 
+    def beside(self) -> Moments:
+        """Nothing seen yet, about the same origin: the sums of both can be put together."""
+        groups, inputs, outputs = self.xy.shape
+        made = Moments.zeros(groups, inputs, outputs)
+        made.origin_x, made.origin_y, made.known_origin = self.origin_x, self.origin_y, self.known_origin
+        return made
+
+    def with_(self, other: Moments) -> Moments:
+        """The moments of both's rows. ``other`` has this one's origin (``beside``)."""
+        return Moments(
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.x + other.x,
+            self.y + other.y,
+            self.yy + other.yy,
+            self.origin_x,
+            self.origin_y,
+            self.rows + other.rows,
+            known_origin=True,
+        )
+
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows: ``x`` [rows, g, k] and the wanted responses ``y`` [rows, g × o].
 
@@ -48,7 +70,8 @@ class Moments:
         """
         groups = self.xx.shape[0]
         y = y.reshape(len(y), groups, -1)
-        if not self.rows and len(x):
+        if not self.known_origin and len(x):
+            self.known_origin = True
             self.origin_x = x[:_BLOCK].float().mean(0).double().cpu()
             self.origin_y = y[:_BLOCK].float().mean(0).double().cpu()
         from_x, from_y = self.origin_x.to(x.device, torch.float32), self.origin_y.to(y.device, torch.float32)
@@ -71,12 +94,13 @@ class Moments:
         """E[xxᵀ] [g, k, k], E[xyᵀ] [g, k, o] and E[y²] [g, o], about the means when ``centred``."""
         n = self.rows
         dx, dy = self.x / n, self.y / n
-        xx = self.xx / n - dx[:, :, None] * dx[:, None, :]
+        xx = self.xx / n
+        xx.baddbmm_(dx[:, :, None], dx[:, None, :], alpha=-1)
         xy = self.xy / n - dx[:, :, None] * dy[:, None, :]
         yy = self.yy / n - dy.square()
         if not centred:
             mx, my = self.means()
-            xx = xx + mx[:, :, None] * mx[:, None, :]
+            xx.baddbmm_(mx[:, :, None], mx[:, None, :])
             xy = xy + mx[:, :, None] * my[:, None, :]
             yy = yy + my.square()
         return xx, xy, yy

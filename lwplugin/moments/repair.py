@@ -20,14 +20,21 @@ from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
     Rows,
+    enough_rows,
     inputs_of,
     responses_of,
     sample_rows,
+    set_apart,
     supports,
     weight_rows,
 )
-from lwplugin.moments.solve import solve
+from lwplugin.moments.solve import solve, solve_checked
 from lwplugin.progress import Progress, silent
+
+WIDEST = 8192
+"""Inputs of a layer that are solved for together; their moments take 8 × 8,192² bytes."""
+CHECKED = 4096
+"""Inputs of a layer up to which several pulls towards the weights as they were are tried."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def parent_responses(
     def keep(name: str, args: Any, output: Tensor) -> None:
         layer = parent.get_submodule(name)
         calls[name] = calls.get(name, 0) + 1
-        wanted = max(8192, rows_per_input * weight_rows(layer).shape[-1])
+        wanted = enough_rows(weight_rows(layer).shape[-1], rows_per_input)
         rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
         found[name] = Response(rows, responses_of(layer, output, rows).clone())
 
@@ -142,27 +149,28 @@ def solve_layer(
     ``norm``: the batch norm that takes the constant where the layer has no bias.
     """
     weight = weight_rows(layer)
-    groups, outputs, width = weight.shape
-    moments = Moments.zeros(groups, width, outputs)
-    features = inputs_of(layer, x, rows)
-    moments.add(features, values)
     bias = layer.bias
     offset = bias is not None or norm is not None
-    solution = solve(
-        moments,
-        weight,
-        offset=offset,
-        ridge=ridge,
-        support=None if support is None else support.reshape(weight.shape),
+    mask = None if support is None else support.reshape(weight.shape)
+    solved = weight.clone()
+    before = 0.0
+    for columns in _columns(weight.shape[-1]):
+        fit, check, off = _residual_moments(layer, x, rows, values, solved, columns)
+        prior = solved[:, :, columns]
+        if mask is None and check.rows > 1 and prior.shape[-1] <= CHECKED:
+            solution = solve_checked(fit, check, prior, offset=offset, ridge=ridge)
+        else:
+            support_here = None if mask is None else mask[:, :, columns]
+            solution = solve(fit.with_(check), prior, offset=offset, ridge=ridge, support=support_here)
+        solved[:, :, columns] = solution.weight.to(solved)
+        before = before or off
+    energy = float(
+        values.double().var(0, correction=0).sum() if offset else values.double().square().mean(0).sum()
     )
-    answered = torch.einsum("rgk,gok->rgo", features.float(), weight.float()).reshape(len(features), -1)
-    if isinstance(bias, Tensor):
-        answered = answered + bias
-    energy = float(solution.energy.sum()) or 1.0
-    before = float((answered - values).square().mean(0).sum()) / energy
+    energy = energy or 1.0
     owner = layer.weight
     assert isinstance(owner, Tensor)
-    owner.data.copy_(solution.weight.reshape(owner.shape))
+    owner.data.copy_(solved.reshape(owner.shape))
     if solution.offset is not None:
         constant = solution.offset.reshape(-1)
         if isinstance(bias, Tensor):
@@ -170,7 +178,42 @@ def solve_layer(
         elif norm is not None:
             # Without a bias the constant goes where the next norm subtracts its mean.
             norm.running_mean.sub_(constant.to(norm.running_mean))  # type: ignore[operator, union-attr]
-    return LayerRepair(name, before, float(solution.error.sum()) / energy)
+    return LayerRepair(name, before / energy, float(solution.error.sum()) / energy)
+
+
+def _columns(width: int) -> list[slice]:
+    """A layer's inputs, or, where they are very many, stretches of them that are solved one after another."""
+    return [slice(start, min(start + WIDEST, width)) for start in range(0, width, WIDEST)]
+
+
+def _residual_moments(
+    layer: nn.Module, x: Tensor, rows: Rows, values: Tensor, weight: Tensor, columns: slice
+) -> tuple[Moments, Moments, float]:
+    """Moments of some inputs against what the other inputs leave of the wanted values, those of every eighth example
+    apart; and how far off the layer is."""
+    groups, outputs, width = weight.shape
+    fit = Moments.zeros(groups, weight[:, :, columns].shape[-1], outputs)
+    check = fit.beside()
+    off = 0.0
+    for span, some in rows.parts(groups * width):
+        features, wanted = inputs_of(layer, x, some), values[span]
+        answered = _product(features, weight)
+        missing = wanted - answered - (0 if layer.bias is None else layer.bias)
+        off += float(missing.square().sum())
+        if fit.xx.shape[-1] < width:
+            wanted = wanted - answered + _product(features[:, :, columns], weight[:, :, columns])
+        apart = set_apart(some).to(features.device)
+        if not fit.known_origin:
+            apart[0] = False  # both need the origin of a row that is solved for
+        fit.add(features[~apart][:, :, columns], wanted[~apart])
+        check = check if check.known_origin else fit.beside()
+        check.add(features[apart][:, :, columns], wanted[apart])
+    return fit, check, off / max(len(rows), 1)
+
+
+def _product(features: Tensor, weight: Tensor) -> Tensor:
+    """[rows, g, k] and [g, o, k] → [rows, g × o]"""
+    return torch.einsum("rgk,gok->rgo", features.float(), weight.float()).flatten(1)
 
 
 def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def parts(self, width: int) -> Iterator[tuple[slice, Rows]]:
+        """The rows in pieces whose inputs, ``width`` numbers each, stay under 128 MiB; and where each lies."""
+        size = max(1, 2**25 // max(width, 1))
+        for start in range(0, len(self), size):
+            span = slice(start, min(start + size, len(self)))
+            yield span, Rows(self.index[span], self.positions)
+
 
 def supports(layer: nn.Module) -> bool:
     """Whether a layer's moments can be taken: exactly torch's Linear, Conv1d, Conv2d or a subclass of them."""
@@ -40,6 +48,17 @@ def weight_rows(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.detach().reshape(groups_of(layer), weight.shape[0] // groups_of(layer), -1)
+
+
+def set_apart(rows: Rows) -> Tensor:
+    """Which rows are of every eighth example, bool [rows]: not solved for until it is known how hard to pull."""
+    apart: Tensor = rows.index // rows.positions % 8 == 7
+    return apart
+
+
+def enough_rows(width: int, per_input: int = 16) -> int:
+    """How many rows tell the moments of so many inputs; wide layers make do with fewer for each input."""
+    return max(8192, min(per_input * width, 2**16))
 
 
 def sample_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.support import solve_on_support
 
+PULLS = (1.0, 10.0, 100.0, 1000.0)
+"""How much harder than by the least ridge a solution may be pulled towards what the weights were."""
 _PENDING = 64
 """Columns of updates that the inverse may be behind in a removal of blocks."""
 
@@ -42,9 +45,9 @@ def solve(
         support: bool [g, o, k]; weights outside it stay zero.
     """
     xx, xy, yy = moments.covariances(centred=offset)
-    k = xx.shape[-1]
     lam = ridge * xx.diagonal(dim1=1, dim2=2).mean(-1).clamp_min(1e-12)
-    regular = xx + lam[:, None, None] * torch.eye(k, dtype=xx.dtype)
+    regular = xx.clone()
+    regular.diagonal(dim1=1, dim2=2).add_(lam[:, None])
     start = prior.double().cpu().transpose(1, 2)
     right = xy + lam[:, None, None] * start
     if support is None:
@@ -57,6 +60,42 @@ def solve(
         mx, my = moments.means()
         constant = my - (mx[:, None, :] @ weight).squeeze(1)
     return Solution(weight.transpose(1, 2), constant, error.clamp_min(0), yy.clamp_min(0))
+
+
+def solve_checked(
+    fit: Moments, check: Moments, prior: Tensor, *, offset: bool, ridge: float = 1e-3
+) -> Solution:
+    """As ``solve``, each output pulled as hard as does best on rows that were not solved for.
+
+    Args:
+        fit: moments of the rows solved for while trying.
+        check: moments of the other rows, about the same origin; the answer is solved on both.
+    """
+    pulls = [ridge * factor for factor in PULLS]
+    xx, xy, yy = check.covariances(centred=offset)
+    errors = []
+    for pull in pulls:
+        w = solve(fit, prior, offset=offset, ridge=pull).weight.transpose(1, 2)
+        errors.append(yy - 2 * (w * xy).sum(1) + (w * (xx @ w)).sum(1))
+    best = torch.stack(errors).argmin(0)
+    both = fit.with_(check)
+    found = [solve(both, prior, offset=offset, ridge=pull) for pull in pulls]
+    return Solution(
+        *(
+            _picked([getattr(one, part) for one in found], best)
+            for part in ("weight", "offset", "error", "energy")
+        )
+    )
+
+
+def _picked(values: list[Tensor | None], best: Tensor) -> Any:
+    """Of each output [g, o, …] the value of the pull that was best for it."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    stacked = torch.stack(known)
+    index = best.reshape(1, *best.shape, *[1] * (stacked.ndim - 3)).expand(1, *stacked.shape[1:])
+    return stacked.gather(0, index)[0]
 
 
 def _solve_positive(matrix: Tensor, right: Tensor) -> Tensor:
@@ -86,6 +125,8 @@ class BlockRemoval:
         regular = (xx + lam * torch.eye(k, dtype=xx.dtype))[permuted][:, permuted]
         self._inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
         self._weight = weight.double()[:, permuted].clone()
+        self._columns = permuted
+        self._width = k
         self._present = torch.arange(self._count)
         """Which block each place holds; those removed since the last tidying are still among them."""
         self._gone = torch.zeros(self._count, dtype=torch.bool)
@@ -107,6 +148,12 @@ class BlockRemoval:
         found = torch.full((self._count,), torch.inf, dtype=costs.dtype)
         found[self._present] = torch.where(self._gone[self._present], torch.inf, costs.clamp_min(0))
         return found
+
+    def weight(self) -> Tensor:
+        """The weights as re-solved so far, [o, k]; zero where removed."""
+        whole = torch.zeros(len(self._weight), self._width, dtype=self._weight.dtype)
+        whole[:, self._columns] = self._weight
+        return whole
 
     def remove(self, block: int) -> None:
         """Remove one block and re-solve the rest."""
@@ -138,5 +185,6 @@ class BlockRemoval:
         kept = torch.cat([blocks, blocks.new_ones(len(self._inverse) - len(blocks))]).nonzero()[:, 0]
         self._inverse = self._inverse[kept][:, kept]
         self._weight = self._weight[:, kept]
+        self._columns = self._columns[kept]
         self._diagonal = self._diagonal[stay]
         self._present = self._present[stay]

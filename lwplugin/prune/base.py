@@ -6,11 +6,11 @@ the closed-form repair, the norm recalibration and the fine-tuning are the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -24,15 +24,21 @@ from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
+from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import explain, sensitivity
 from lwplugin.prune.response_error import response_errors
 from lwplugin.prune.select import Budget, Cost, Importance, Limits, select
+from lwplugin.prune.shares import select_shares
 from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import FinetuneOptions, finetune
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
+
+
+_JUDGED = 512
+"""Calibration examples on which candidates are judged."""
 
 
 class PruneConfig(FinetuneOptions):
@@ -49,6 +55,12 @@ class PruneConfig(FinetuneOptions):
         gt=0,
         le=1,
         description="Fraction of the layers' time that stays, measured in ONNX Runtime on this machine, one thread.",
+    )
+    shares: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Instead of a budget: fraction of the units that stays in layers (dotted names, * allowed), such "
+        "as {'*.intermediate.dense': 0.5}; all others stay whole.",
     )
     ranking: Literal["global", "per_layer"] = Field(
         "global", description="Compare units across layers, or take the same fraction from each layer."
@@ -76,9 +88,9 @@ class PruneConfig(FinetuneOptions):
 
     @model_validator(mode="after")
     def _one_budget(self) -> PruneConfig:
-        if len(self._budgets()) != 1:
+        if len(self._budgets()) + (self.shares is not None) != 1:
             raise ValueError(
-                "give exactly one budget: macs, params or latency (the fraction that stays, e.g. macs: 0.5)"
+                "give exactly one budget: macs, params or latency (the fraction that stays, e.g. macs: 0.5), or shares"
             )
         return self
 
@@ -111,6 +123,9 @@ class Pruned:
 Scorer = Callable[[nn.Module, Graph, "Data", Any, Progress], Importance]
 """(module, graph, data, config, progress) → importance of every unit."""
 
+Variants = Callable[[nn.Module, Graph, "Data", Any, Progress], Mapping[str, Importance]]
+"""As a scorer, with a name for each importance."""
+
 Shrink = Callable[[nn.Module, "Data", Any, Progress, Path | None], Pruned]
 """(parent, data, config, progress, checkpoint) → a smaller copy; the parent is left as it was."""
 
@@ -134,8 +149,17 @@ class Method:
     report: Report | None = None
     counts_only: bool = False
     """Scores with what MACs or parameters a unit costs, so a budget in latency means nothing to it."""
+    variants: Variants | None = None
+    """Several importances to choose from, by what comes of each."""
+    timed_shrink: bool = False
+    """Its ``shrink`` knows budgets in latency."""
     scores_errors: bool = False
     """Its scores are themselves closed-form errors in the order of removal, so the sensitivity is known."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether its budget can be a latency."""
+        return self.timed_shrink or (self.shrink is None and not self.counts_only)
 
     def run(
         self, model: LightModel, data: Data, config: Any, progress: Progress, checkpoint: Path | None = None
@@ -155,19 +179,25 @@ def run(
     """The one way every method runs."""
     from lwplugin.model.bundle import HistoryEntry
 
-    if config.latency is not None and (method.shrink is not None or method.counts_only):
+    if config.latency is not None and not method.timed:
         raise MethodError(
             f"Method '{method.name}' has no latency budget",
             do="give macs or params, or use a method that scores units, such as reconstruct",
         )
+    if config.shares is not None and method.shrink is not None:
+        raise MethodError(
+            f"Method '{method.name}' takes no shares",
+            do="give macs or params, or use a method that only scores units, such as reconstruct",
+        )
     parent = model.copy_module()
     whole = open_heads(parent, data.example(1))
-    shrink = method.shrink or by_units(method.score)
+    shrink = method.shrink or by_units(method.score, method.variants)
     pruned = shrink(parent, data, config, progress, checkpoint)
     module, details = pruned.module, dict(pruned.details)
     details["left_alone"] = _named(details["left_alone"], whole)
     if method.scores_errors:
-        details["sensitivity"] = sensitivity((row["name"], row["importance"]) for row in details["removed"])
+        rows = details["removed"]
+        details.setdefault("sensitivity", sensitivity((row["name"], row["importance"]) for row in rows))
     elif config.sensitivity:
         details["sensitivity"] = measured_sensitivity(parent, data, config, progress)
     trained = finetune(
@@ -221,22 +251,41 @@ def measured_sensitivity(
     return sensitivity((group.name, each) for group, each in zip(graph.groups, errors, strict=True))
 
 
-def by_units(score: Scorer | None) -> Shrink:
-    """Score units, choose under the budget, cut, repair: what a method that only scores does."""
+def by_units(score: Scorer | None, variants: Variants | None = None) -> Shrink:
+    """Score units, choose under the budget, cut, repair: what a method that only scores does.
+
+    Of several ``variants`` the one is kept whose answers diverge least from the parent's on calibration examples.
+    """
     assert score is not None, "a method scores units or shrinks in its own way"
 
     def shrink(
         parent: nn.Module, data: Data, config: Any, progress: Progress, checkpoint: Path | None
     ) -> Pruned:
         graph = graph_of(parent, data, progress)
-        importance = score(parent, graph, data, config, progress)
-        cost = budget_cost(parent, graph, data, config, progress)
-        removed = choose(graph, importance, config, cost)
-        module, repairs = without(parent, graph, removed, data, config, progress)
-        metrics = costs(graph, removed)
-        if config.latency is not None:
-            metrics |= {"layers_ms": cost(removed), "layers_before_ms": cost({})}
-        return Pruned(module, metrics, explain(parent, graph, removed, importance, repairs))
+        offered = variants(parent, graph, data, config, progress) if variants else {}
+        if not offered:
+            offered = {"": score(parent, graph, data, config, progress)}
+        cost = None if config.shares else budget_cost(parent, graph, data, config, progress)
+        best, tried = None, dict[str, float]()
+        divergence = Divergence(parent, data, _JUDGED) if len(offered) > 1 else None
+        for name, importance in offered.items():
+            removed = choose(graph, importance, config, cost)
+            module, repairs = without(parent, graph, removed, data, config, progress)
+            tried[name] = 0.0 if divergence is None else float(f"{divergence(module):.6g}")
+            if tried[name] > min(tried.values()):
+                continue
+            metrics = costs(graph, removed)
+            if config.latency is not None and cost is not None:
+                metrics |= {"layers_ms": cost(removed), "layers_before_ms": cost({})}
+            details = explain(parent, graph, removed, importance, repairs)
+            best = Pruned(module, metrics, details)
+        assert best is not None, "the first is always taken"
+        if divergence is not None:
+            best.details["ratios"] = tried
+        if "layers" in offered:
+            rows = zip(graph.groups, offered["layers"], strict=True)
+            best.details["sensitivity"] = sensitivity((group.name, errors) for group, errors in rows)
+        return best
 
     return shrink
 
@@ -272,14 +321,13 @@ def choose(
 ) -> dict[int, list[int]]:
     """The units that go under the config's budget and limits, least important first."""
     _check(importance, graph)
+    fixed = [*skipped(graph, config.skip), *unscored(graph, importance)]
+    if config.shares is not None:
+        return select_shares(
+            graph, importance, config.shares, config.limits, ranking=config.ranking, fixed=fixed
+        )
     return select(
-        graph,
-        importance,
-        config.budget,
-        config.limits,
-        ranking=config.ranking,
-        fixed=[*skipped(graph, config.skip), *unscored(graph, importance)],
-        cost=cost,
+        graph, importance, config.budget, config.limits, ranking=config.ranking, fixed=fixed, cost=cost
     )
 
 

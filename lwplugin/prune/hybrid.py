@@ -12,17 +12,21 @@ from pydantic import Field
 from torch import nn
 
 from lwplugin.errors import MethodError
+from lwplugin.model.bundle import copy_module
 from lwplugin.model.cost import cost
+from lwplugin.model.graph import Graph
 from lwplugin.model.surgery import cut
 from lwplugin.moments.repair import LayerRepair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned, choose, graph_of, kept_outputs, restore
 from lwplugin.prune.block_importance import score
-from lwplugin.prune.blocks import Block, find_blocks
+from lwplugin.prune.blocks import Block, bypass, find_blocks
 from lwplugin.prune.criterion import Criterion, importance_by
 from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import compare, repair_rows, unit_rows
-from lwplugin.prune.layer import removed_rows, share, without_blocks
+from lwplugin.prune.latency import Latency, Layer
+from lwplugin.prune.layer import removed_rows, without_blocks
+from lwplugin.prune.select import Cost
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -62,12 +66,13 @@ def shrink(
     importance = score(parent, blocks, data, config.importance, config.split_examples, config.seed, progress)
     order = [block for _, block in sorted(zip(importance, blocks, strict=True), key=lambda pair: pair[0])]
     divergence = Divergence(parent, data, config.split_examples)
-    numbers = _numbers(parent, order, data, config)
+    shares = _Shares(parent, data, config, progress)
+    numbers = _numbers(parent, order, shares, config)
     best: _Candidate | None = None
     tried, refusal = [], None
     for done, number in enumerate(numbers, start=1):
         try:
-            candidate = _candidate(parent, order[:number], data, config, divergence, progress)
+            candidate = _candidate(parent, order[:number], data, config, shares, divergence, progress)
         except MethodError as error:
             refusal = error
         else:
@@ -92,19 +97,42 @@ def shrink(
     )
 
 
-def _numbers(parent: nn.Module, order: Sequence[Block], data: Data, config: HybridConfig) -> list[int]:
-    """How many blocks to try to drop: evenly from none to the first number that meets the budget alone."""
-    from lwplugin.prune.layer import cost_without
+class _Shares:
+    """How much of what the budget limits a module keeps of the parent's; layers are timed once for all modules."""
 
-    whole, budget = cost(parent, data.example(1)), config.budget
-    most = next(
-        (
-            n
-            for n in range(len(order) + 1)
-            if share(cost_without(parent, list(order[:n]), data), whole, budget.kind) <= budget.kept
-        ),
-        len(order),
-    )
+    def __init__(self, parent: nn.Module, data: Data, config: HybridConfig, progress: Progress) -> None:
+        self.example, self.progress = data.example(1), progress
+        self.kind = config.budget.kind
+        self.seen: dict[Layer, float] = {}
+        self.whole = self.total(parent)
+
+    def total(self, module: nn.Module) -> float:
+        """MACs, parameters or milliseconds of its layers."""
+        if self.kind == "latency":
+            return Latency(module, None, self.example, self.progress, self.seen)()
+        found = cost(module, self.example)
+        return float(found.macs if self.kind == "macs" else found.params)
+
+    def __call__(self, module: nn.Module) -> float:
+        return self.total(module) / self.whole
+
+    def limited(self, module: nn.Module, graph: Graph) -> Cost | None:
+        """What to choose units by; None where the graph's own counts say it."""
+        if self.kind != "latency":
+            return None
+        return Latency(module, graph, self.example, self.progress, self.seen)
+
+
+def _numbers(parent: nn.Module, order: Sequence[Block], shares: _Shares, config: HybridConfig) -> list[int]:
+    """How many blocks to try to drop: evenly from none to the first number that meets the budget alone."""
+
+    def left(number: int) -> float:
+        module = copy_module(parent)
+        bypass(module, order[:number])
+        return shares(module)
+
+    fitting = (n for n in range(len(order) + 1) if left(n) <= config.budget.kept)
+    most = next(fitting, len(order))
     return sorted({round(n) for n in np.linspace(0, most, min(config.splits, most + 1))})
 
 
@@ -113,18 +141,18 @@ def _candidate(
     gone: Sequence[Block],
     data: Data,
     config: HybridConfig,
+    shares: _Shares,
     divergence: Divergence,
     progress: Progress,
 ) -> _Candidate:
     module, repairs = without_blocks(parent, list(gone), data, config, progress)
-    example = data.example(1)
-    left = share(cost(module, example), cost(parent, example), config.budget.kind)
+    left = shares(module)
     if left <= config.budget.kept:
         return _Candidate(list(gone), module, repairs, [], {}, divergence(module))
     graph = graph_of(module, data, progress)
     importance = importance_by(config.criterion, module, graph, data, config, progress)
     rest = config.model_copy(update={config.budget.kind: config.budget.kept / left})
-    removed = choose(graph, importance, rest)
+    removed = choose(graph, importance, rest, shares.limited(module, graph))
     cut(module, graph, removed)
     # Targets are the parent's responses again, so that the two cuts' errors do not add up.
     kept = kept_outputs(graph, removed, repairable(module))
@@ -140,5 +168,10 @@ def _candidate(
 
 
 METHOD = Method(
-    "hybrid", HybridConfig, None, "blocks, then channels; the split of the budget is measured", shrink=shrink
+    "hybrid",
+    HybridConfig,
+    None,
+    "blocks, then channels; the split of the budget is measured",
+    shrink=shrink,
+    timed_shrink=True,
 )

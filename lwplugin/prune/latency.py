@@ -58,23 +58,33 @@ class Latency:
         MethodError: onnxruntime is missing, or the model has no layer that can be timed.
     """
 
-    def __init__(self, module: nn.Module, graph: Graph, inputs: Inputs, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        graph: Graph | None,
+        inputs: Inputs,
+        progress: Progress = silent,
+        seen: dict[Layer, float] | None = None,
+    ) -> None:
+        """``seen`` holds timings of another model's layers, and gets those of this one's; without a ``graph`` only the
+        whole model can be asked for."""
         self._graph, self._progress = graph, progress
         self._layers = _layers_of(module, take(inputs, 1))
-        self._seen: dict[Layer, float] = {}
+        self._seen = {} if seen is None else seen
         if not self._layers:
             raise MethodError(
                 "No layer of this model can be timed", do="give the budget in macs or params instead"
             )
 
     def __call__(self, removed: Removal | None = None) -> float:
-        mask = self._graph.alive(removed or {})
-        return sum(self._ms(layer) for layer in self._after(mask))
+        if self._graph is None or not removed:
+            return sum(self._ms(layer) for _, layer in self._layers)
+        return sum(self._ms(layer) for layer in self._after(self._graph, self._graph.alive(removed)))
 
-    def _after(self, mask: npt.NDArray[np.bool_]) -> list[Layer]:
+    def _after(self, graph: Graph, mask: npt.NDArray[np.bool_]) -> list[Layer]:
         found = []
         for name, layer in self._layers:
-            dims = self._graph.dims.get(f"{name}.weight")
+            dims = graph.dims.get(f"{name}.weight")
             left = [
                 size if dims is None or dims[axis] is None else int(mask[dims[axis]].sum())
                 for axis, size in enumerate(layer.weight[:2])

@@ -27,7 +27,7 @@ Importance = Sequence[npt.NDArray[np.float64]]
 class Budget:
     """At most this fraction of the cost may stay."""
 
-    kind: Literal["macs", "params", "latency"]
+    kind: Literal["macs", "params", "latency", "units"]
     kept: float
 
 

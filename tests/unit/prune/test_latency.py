@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pruned_nets
 import pytest
 import torch
 from torch import nn
@@ -64,6 +65,21 @@ def test_a_budget_in_time_is_kept_and_recorded() -> None:
     for method in ("search", "adversarial"):
         with pytest.raises(MethodError, match="no latency budget"):
             lwplugin.prune(WIDE, data, method=method, latency=0.6)
+
+
+def test_hybrid_weighs_blocks_against_channels_by_their_time() -> None:
+    torch.manual_seed(0)
+    net = pruned_nets.Cnn(width=32, blocks=4).eval()
+    data = lwplugin.data.from_arrays(calibration=(images(48), None), task="classification")
+    light = lwplugin.prune(net, data, method="hybrid", latency=0.55, splits=2, collapse=0.0)
+    entry = light.history[-1]
+    assert [split["blocks"] for split in entry.details["splits"]] == [
+        0,
+        entry.details["splits"][-1]["blocks"],
+    ]
+    assert entry.details["splits"][-1]["blocks"] >= 2
+    whole, now = (Latency(each, None, images(1))() for each in (net, light.module))
+    assert now < 0.75 * whole, "timed anew, so not to the last percent"
 
 
 def test_a_model_without_such_layers_is_told_so() -> None:
