@@ -5,8 +5,9 @@
 
 The linear layers of the encoder go to half their parameters, embeddings and pooler stay. Calibration documents are
 the first of the training part, without their labels. Judged on 1,000 other documents: a logistic head and class
-centroids, both made once from the parent's vectors of the training part; zero-shot, against the class names embedded by
-the model itself; and the cosine with the parent's vectors.
+centroids, both made once from the parent's vectors of the training part; zero-shot, against sentences with the class
+names embedded by the model itself, the mean over the prompt sets of `int8_minilm.py`; and the cosine with the parent's
+vectors.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from int8_minilm import TEMPLATES
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
@@ -73,9 +75,8 @@ class News:
         labels = np.array(list(texts.values()))
         self.train, self.test = part(ids, order[:-test]), part(ids, order[-test:])
         self.train_labels, self.test_labels = labels[order[:-test]], labels[order[-test:]]
-        names = tokenizer(
-            [f"This text is about {t}." for t in self.topics], padding=True, return_tensors="pt"
-        )
+        questions = [template.format(topic) for template in TEMPLATES for topic in self.topics]
+        names = tokenizer(questions, padding=True, return_tensors="pt")
         self.names = {key: names[key] for key in ids}
 
     def learn(self, parent: nn.Module) -> None:
@@ -88,10 +89,11 @@ class News:
 
     def judge(self, module: nn.Module) -> dict[str, float]:
         vectors, names = embed(module, self.test), embed(module, self.names)
+        prompts = names.reshape(len(TEMPLATES), len(self.topics), -1)
         right = {
             "head": self.head.predict(vectors) == self.test_labels,
             "centroid": (vectors @ self.centroids.T).argmax(1) == self.test_labels,
-            "zero_shot": (vectors @ names.T).argmax(1) == self.test_labels,
+            "zero_shot": np.stack([(vectors @ n.T).argmax(1) == self.test_labels for n in prompts]),
         }
         return {name: float(hits.mean()) for name, hits in right.items()} | {
             "cosine": float((vectors * self.wanted).sum(1).mean())
