@@ -43,7 +43,8 @@ def variants(
     module: nn.Module, graph: Graph, data: Data, config: ReconstructConfig, progress: Progress
 ) -> dict[str, Importance]:
     """The same by the layers' errors alone, by what they cost the answer, and half way between."""
-    if not config.answer_aware:
+    if not config.answer_aware or config.ranking == "per_layer":
+        # Where every layer keeps the same fraction there are no ratios to choose.
         return {"layers": score(module, graph, data, config, progress)}
     inputs = repair_inputs(module, data, config.repair_examples)
     trials = Trials(module, data, config.trial_examples)
