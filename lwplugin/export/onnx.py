@@ -18,7 +18,7 @@ from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_packed import computes_narrow
-from lwplugin.export.onnx_quantized import SCHEMES, describe, lower, mark, quantized_layers
+from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
 from lwplugin.quantize.layers import QuantLayer
@@ -86,8 +86,13 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     )
 
 
-def graph_of(light: LightModel, data: Data, options: Options, progress: Progress) -> Graph:
-    """The whole graph in memory: exported, quantized layers lowered, normalised, with its facts."""
+def graph_of(
+    light: LightModel, data: Data, options: Options, progress: Progress, *, scheme: Scheme | None = None
+) -> Graph:
+    """The whole graph in memory: exported, quantized layers lowered, normalised, with its facts.
+
+    ``scheme`` is the layout where it is not the one that the options name.
+    """
     _need_packages()
     module = light.copy_module().eval().to("cpu")
     example = data.example(max(options.parity_examples, 2))
@@ -96,18 +101,18 @@ def graph_of(light: LightModel, data: Data, options: Options, progress: Progress
     opset = max(options.opset, _BLOCKS_OPSET) if options.weights == "blocks" else options.opset
     proto = to_proto(mark(module), data.task, example, opset=opset)
     progress("export onnx", 1, 3)
-    scheme: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     if layers:
         layout = replace(
-            SCHEMES[options.scheme],
+            scheme or SCHEMES[options.scheme],
             packed_kernels=options.weights == "packed",
             block_constants=options.weights == "blocks",
         )
         proto = lower(proto, layers, layout)
-        scheme = describe(layers, layout)
+        told = describe(layers, layout)
     normalise(proto, {**facts(light), **options.metadata})
     rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
-    return Graph(proto, module, example, scheme, rounds)
+    return Graph(proto, module, example, told, rounds)
 
 
 def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> onnx.ModelProto:

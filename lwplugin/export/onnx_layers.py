@@ -41,6 +41,8 @@ class Scheme:
     """Whether weight-only groups become operators that read them packed, or are unpacked at load."""
     block_constants: bool = False
     """Whether weight-only groups are 4- and 8-bit constants with scales in blocks (operator set 21)."""
+    adds_into_products: bool = False
+    """Whether a convolution or product takes the addition that reads it into its kernel, unrounded."""
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""

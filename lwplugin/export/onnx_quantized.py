@@ -28,7 +28,7 @@ from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SCHEMES", "describe", "lower", "mark", "quantized_layers"]
+__all__ = ["SCHEMES", "Scheme", "describe", "lower", "mark", "quantized_layers"]
 
 quantized_layers = marked_layers
 
@@ -148,6 +148,7 @@ def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], sche
     """Decide which nodes compute in integers, then give their tensors one Q/DQ pair each."""
     integer = _integer_nodes(graph, ranges, kernels)
     producers, readers = graph.producers(), graph.readers()
+    unrounded = _added_into(graph, integer & kernels) if scheme.adds_into_products else set()
     pairs: dict[str, bool] = {}
     for name in [*graph.inputs, *producers]:
         if name not in ranges:
@@ -155,6 +156,8 @@ def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], sche
         producer = producers.get(name)
         from_integer = producer is not None and id(producer) in integer
         read_by_integer = any(_reads_as_data(node, name, integer) for node in readers[name])
+        if producer is not None and id(producer) in unrounded:
+            continue
         # An integer product can hand over floats itself; a convolution or an addition cannot.
         needed = producer is not None and from_integer and not _gives_float(producer)
         if read_by_integer or needed:
@@ -179,6 +182,21 @@ def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], sche
             else:
                 nodes.extend(_pair(graph, name, ranges[name], scheme))
     graph.nodes = nodes
+
+
+def _added_into(graph: GraphEditor, kernels: set[int]) -> set[int]:
+    """Ids of kernels whose only reader is an addition; one an addition, the last to run."""
+    producers, readers = graph.producers(), graph.readers()
+    place = {id(node): k for k, node in enumerate(graph.nodes)}
+    found: set[int] = set()
+    for node in graph.nodes:
+        if node.op_type != "Add":
+            continue
+        sources = [producers[name] for name in node.input if name in producers and len(readers[name]) == 1]
+        takers = [id(source) for source in sources if id(source) in kernels]
+        if takers:
+            found.add(max(takers, key=place.__getitem__))
+    return found
 
 
 def _integer_nodes(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int]) -> set[int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export import onnx as source
 from lwplugin.export.base import Exported, ExportOptions, file_digest
+from lwplugin.export.onnx_quantized import SCHEMES
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts, root_cause
 from lwplugin.quantize.encodings import Encoding, Groups, Half
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE, WEIGHTS = "model.xml", "model.bin"
+_LAYOUT = replace(SCHEMES["cpu"], adds_into_products=True)
 _MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
 
 
@@ -33,7 +36,7 @@ class Options(ExportOptions):
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """ONNX in memory, converted, saved, compared in a fresh OpenVINO."""
     _need_package()
-    graph = source.graph_of(light, data, _as_onnx(light, options), progress)
+    graph = source.graph_of(light, data, _as_onnx(light, options), progress, scheme=_LAYOUT)
     file, weights = directory / FILE, directory / WEIGHTS
     half = any(isinstance(encoding, Half) for encoding in _encodings(light))
     _convert(graph, {**facts(light), **options.metadata}, file, half=half)

@@ -1,0 +1,86 @@
+"""Any number of files in their runtimes side by side: one process a file, short blocks of runs in turn."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwplugin.measure.machine import idle_cpus
+from lwplugin.measure.runtimes.base import runtime_of
+from lwplugin.measure.session import Worker, workers
+
+Feed = dict[str, np.ndarray]
+OUTPUT = "output"
+_BLOCK_SECONDS = 0.02
+_SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
+
+
+def runtime(file: Path) -> str:
+    """The runtime of a file by its suffix."""
+    return runtime_of(_SUFFIXES[file.suffix])
+
+
+def load(worker: Worker, file: Path, *, threads: int, cpus: list[int] | None = None) -> None:
+    """Create the file's session in the worker."""
+    worker.ask("load", file=str(file), device="cpu", threads=threads, optimize=True, output=OUTPUT, cpus=cpus)
+
+
+def answers(file: Path, inputs: Feed, *, batch: int) -> np.ndarray:
+    """The file's output for all inputs, in its own kernels, on one thread."""
+    count = len(next(iter(inputs.values())))
+    with Worker(runtime(file), label=file.name, threads=1) as worker:
+        worker.receive()
+        load(worker, file, threads=1)
+        parts = []
+        for start in range(0, count, batch):
+            feed = {
+                name: np.ascontiguousarray(values[start : start + batch]) for name, values in inputs.items()
+            }
+            parts.append(worker.ask_arrays("score", feed)[1]["output"])
+    return np.concatenate(parts)
+
+
+def latencies(
+    files: Mapping[str, Path], feeds: Sequence[Feed], *, threads: int, seconds: float
+) -> dict[str, np.ndarray]:
+    """Medians in ms of each file's blocks, [rounds]; every round runs each file once, the order turned round."""
+    with contextlib.ExitStack() as stack:
+        kinds = {name: runtime(file) for name, file in files.items()}
+        running = stack.enter_context(workers(kinds, threads=threads, timeout_s=120))
+        for worker in running.values():
+            worker.receive()
+        cpus = idle_cpus(threads)
+        arrays = {
+            f"{place}:{name}": value for place, feed in enumerate(feeds) for name, value in feed.items()
+        }
+        runs: dict[str, int] = {}
+        for name, worker in running.items():
+            load(worker, files[name], threads=threads, cpus=cpus)
+            worker.ask("inputs", arrays, count=len(feeds), names=list(feeds[0]))
+            warm = worker.ask("warm", max_seconds=1.0, stretch_seconds=0.01, stretch_runs=3)
+            runs[name] = max(1, min(500, int(1e3 * _BLOCK_SECONDS / warm["run_ms"])))
+        times: dict[str, list[float]] = {name: [] for name in files}
+        order = list(files)
+        spent = 0.0
+        for turn in range(10_000):
+            for name in order if turn % 2 == 0 else order[::-1]:
+                request: dict[str, Any] = {"k": runs[name], "settle": max(1, runs[name] // 4), "offset": turn}
+                _, timed = running[name].ask_arrays("block", **request)
+                spent += 1.25e-9 * float(timed["durations_ns"].sum())
+                times[name].append(float(np.median(timed["durations_ns"])) * 1e-6)
+            if spent > seconds:
+                break
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def speed(base: np.ndarray, times: np.ndarray, *, resamples: int = 2000) -> tuple[float, float, float]:
+    """How many times as fast as ``base``: the median over rounds of the ratio, and its 95 % bootstrap interval."""
+    ratios = base / times
+    rng = np.random.default_rng(0)
+    drawn = np.median(ratios[rng.integers(len(ratios), size=(resamples, len(ratios)))], axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
