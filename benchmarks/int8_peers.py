@@ -58,13 +58,17 @@ PEERS: dict[str, dict[str, Maker]] = {
         },
     },
 }
-_EQUALIZATION = {"equalized": {"equalization": True}, "not equalized": {"equalization": False}}
+_RANGES: dict[str, dict[str, Any]] = {"int8": {}, "int8, reduced range": {"reduce_range": True}}
 OURS: dict[str, dict[str, dict[str, Any]]] = {
-    "resnet20": {"int8": {}, "int8, reduced range": {"reduce_range": True}},
-    "lite0": {"int8": {}, "int8, reduced range": {"reduce_range": True}},
+    "resnet20": {**_RANGES, "int8, first layer float": {"first_layer": False}},
+    "lite0": {
+        **_RANGES,
+        "int8, first layer float": {"first_layer": False},
+        "int8, equalized": {"equalization": True},
+        "int8, not equalized": {"equalization": False},
+    },
     "minilm": {
-        "int8": {},
-        "int8, reduced range": {"reduce_range": True},
+        **_RANGES,
         "int8, embeddings in 6 bits": {"embedding_bits": 6},
     },
 }

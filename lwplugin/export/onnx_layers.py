@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 
 from lwplugin.errors import ExportError
 from lwplugin.export.onnx_graph import GraphEditor, make_node
-from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from lwplugin.quantize.layers import ConvGeometry, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from lwplugin.quantize.scheme import AffineGrid
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Scheme:
     """Whether weight-only groups are 4- and 8-bit constants with scales in blocks (operator set 21)."""
     adds_into_products: bool = False
     """Whether a convolution or product takes the addition that reads it into its kernel, unrounded."""
+
+    float_stem: int = 0
+    """Convolutions of the graph's input that read no more values for an output are written in float."""
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""
@@ -142,11 +146,27 @@ def layer_of(node: onnx.NodeProto) -> str | None:
     return str(attribute(node, "layer", b"").decode())
 
 
+def stays_float(graph: GraphEditor, node: onnx.NodeProto, layer: Any, scheme: Scheme) -> bool:
+    """Whether a layer is a convolution over so little of the graph's input that rounding it costs more than it saves."""
+    if not isinstance(layer, ConvGeometry) or layer.in_channels * prod(layer.kernel_size) > scheme.float_stem:
+        return False
+    source = node.input[0]
+    if source not in graph.inputs:
+        pad = next((each for each in graph.nodes if source in each.output), None)
+        source = pad.input[0] if pad is not None and pad.op_type == "Pad" else source
+    return source in graph.inputs
+
+
 @lowering(QuantConv1d, QuantConv2d)
 def _conv(
     graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
 ) -> list[onnx.NodeProto]:
-    nodes, weight = _weight(graph, name, layer)
+    nodes: list[onnx.NodeProto] = []
+    if stays_float(graph, node, layer, scheme):
+        weight = graph.constant(f"{name}.weight", layer.weight.numpy())
+        scheme = replace(scheme, integer_bias=False)
+    else:
+        nodes, weight = _weight(graph, name, layer)
     inputs = [node.input[0], weight]
     bias_nodes, bias = _bias(graph, name, layer, scheme)
     attributes: dict[str, Any] = {

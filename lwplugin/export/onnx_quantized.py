@@ -21,6 +21,7 @@ from lwplugin.export.onnx_layers import (
     mark,
     marked_layers,
     range_taken,
+    stays_float,
 )
 from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
@@ -83,10 +84,12 @@ def _expand(
         nodes.extend(made for made in written if made.output[0] not in made_before)
         made_before.update(made.output[0] for made in written)
         if getattr(layer, "activation_bits", None) is not None and not scheme.reads_own_range(layer):
-            source, output = range_taken(node, layer, written), node.output[0]
+            given[node.output[0]] = tuple(layer.output_range.tolist())
+            if stays_float(graph, node, layer, scheme):
+                continue
+            source = range_taken(node, layer, written)
             bounds: Range = tuple(layer.input_range.tolist())
             taken[source] = union(taken[source], bounds) if source in taken else bounds
-            given[output] = tuple(layer.output_range.tolist())
             kernels.update(id(made) for made in written if made.op_type in ("Conv", *_PRODUCTS))
     # A layer that left neither mark nor weight is one whose answer is not asked for.
     missing = [

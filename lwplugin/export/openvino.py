@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE, WEIGHTS = "model.xml", "model.bin"
-_LAYOUT = replace(SCHEMES["cpu"], adds_into_products=True)
+_LAYOUT = replace(SCHEMES["cpu"], integer_bias=False, adds_into_products=True)
 _MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
 
 
