@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,36 @@ def test_the_layers_run_in_integer_kernels_and_their_simulation_in_float(integer
     assert precisions({"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": False}).isdisjoint({"u8"})
 
 
+class Block(nn.Module):
+    """Two convolutions around a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.first = nn.Conv2d(16, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = (self.second(self.first(x).relu()) + x).relu()
+        return self.head(x).mean((2, 3))
+
+
+def test_what_a_convolution_gives_an_addition_is_not_rounded(digits_data: Data, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    light = quantize(Block(), digits_data, rounding="nearest", bias_correction=False)
+    exported = export(light, digits_data, format="openvino", path=tmp_path)
+    model = openvino.Core().read_model(str(exported.file))
+    parents = [
+        [port.get_source_output().get_node().get_type_name() for port in node.inputs()]
+        for node in model.get_ops()
+        if node.get_friendly_name().startswith("node_add")
+    ]
+    assert [kinds.count("FakeQuantize") for kinds in parents] == [1]
+    assert exported.meta["parity"]["sqnr_db"] > 30
+
+
 @pytest.mark.parametrize("bits", [8, 4, 3])
 def test_weight_only_groups_stay_small_and_answer_as_the_bundle(
     bits: int, trained_net: nn.Module, digits_data: Data, tmp_path: Path
@@ -205,8 +236,8 @@ def test_a_graph_that_openvino_cannot_read_is_refused_with_its_reason(
 ) -> None:
     real = onnx_format.graph_of
 
-    def with_an_unknown_operator(*arguments: object) -> onnx_format.Graph:
-        graph = real(*arguments)  # type: ignore[arg-type]
+    def with_an_unknown_operator(*arguments: Any, **layout: Any) -> onnx_format.Graph:
+        graph = real(*arguments, **layout)
         graph.proto.graph.node[-1].domain = "nobody"
         opset = graph.proto.opset_import.add()
         opset.domain, opset.version = "nobody", 1
