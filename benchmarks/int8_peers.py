@@ -11,11 +11,11 @@ the interval is that over rounds. Files, answers and times are kept under ``--wo
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from interleaved import answers, latencies, speed
 from quantizers import Maker, nncf, onnxruntime_dynamic, onnxruntime_static
 
 from lwplugin.export import export
-from lwplugin.model.bundle import LightModel, light
+from lwplugin.model.bundle import LightModel
 from lwplugin.quantize import quantize
 from lwplugin.quantize.scheme import cpu_flags, decibels
 
@@ -82,15 +82,19 @@ def rows(case: Case, net: str, work: Path) -> dict[str, Row]:
     def floating(to: str, directory: Path) -> Path:
         return Path(export(case.net, case.data, format=to, path=directory).file)
 
-    @functools.cache
     def small(name: str) -> LightModel:
+        kept = place(work, f"{name}, torch").with_suffix(".pt")
+        if kept.exists():
+            known: LightModel = torch.load(kept, weights_only=False)
+            return known
         start = time.perf_counter()
         made = quantize(case.net, case.data, method="int8", **case.options, **OURS[net][name])
         details = made.history[-1].details
         print(f"# {name}: {time.perf_counter() - start:.0f} s, picked {details['picked']}", flush=True)
         for candidate, found in details["candidates"].items():
             print(f"#   {candidate}: {found['output_sqnr_db']:.1f} dB, {found['agreement']:.4f}", flush=True)
-        return light(made)
+        torch.save(made, kept)
+        return made
 
     def ours(name: str, to: str, directory: Path) -> Path:
         return Path(export(small(name), case.data, format=to, path=directory).file)
@@ -99,14 +103,10 @@ def rows(case: Case, net: str, work: Path) -> dict[str, Row]:
         return make(work / "float_onnx" / "model.onnx", case.batches(32), directory)
 
     return {
-        FLOAT: functools.partial(floating, "onnx"),
-        "float, openvino": functools.partial(floating, "openvino"),
-        **{name: functools.partial(peer, make) for name, make in PEERS[net].items()},
-        **{
-            f"{name}, {to}": functools.partial(ours, name, to)
-            for name in OURS[net]
-            for to in ("onnx", "openvino")
-        },
+        FLOAT: partial(floating, "onnx"),
+        "float, openvino": partial(floating, "openvino"),
+        **{name: partial(peer, make) for name, make in PEERS[net].items()},
+        **{f"{name}, {to}": partial(ours, name, to) for name in OURS[net] for to in ("onnx", "openvino")},
     }
 
 

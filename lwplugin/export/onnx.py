@@ -97,22 +97,31 @@ def graph_of(
     module = light.copy_module().eval().to("cpu")
     example = data.example(max(options.parity_examples, 2))
     layers = quantized_layers(module)
+    layout = replace(
+        scheme or SCHEMES[options.scheme],
+        packed_kernels=options.weights == "packed",
+        block_constants=options.weights == "blocks",
+    )
+    if not layout.dynamic_ranges:
+        _round_to_known_ranges(layers)
     progress("export onnx", 0, 3)
     opset = max(options.opset, _BLOCKS_OPSET) if options.weights == "blocks" else options.opset
     proto = to_proto(mark(module), data.task, example, opset=opset)
     progress("export onnx", 1, 3)
     told: dict[str, Any] = {}
     if layers:
-        layout = replace(
-            scheme or SCHEMES[options.scheme],
-            packed_kernels=options.weights == "packed",
-            block_constants=options.weights == "blocks",
-        )
         proto = lower(proto, layers, layout)
         told = describe(layers, layout)
     normalise(proto, {**facts(light), **options.metadata})
     rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
     return Graph(proto, module, example, told, rounds)
+
+
+def _round_to_known_ranges(layers: dict[str, Any]) -> None:
+    """What the file computes is what it is compared with."""
+    for layer in layers.values():
+        if getattr(layer, "dynamic", False):
+            layer.dynamic = False
 
 
 def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> onnx.ModelProto:

@@ -8,10 +8,9 @@ graph again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import nn
 
 from lwplugin.errors import ExportError
 from lwplugin.export.onnx_graph import GraphEditor, make_node
-from lwplugin.quantize.layers import ConvGeometry, QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
 from lwplugin.quantize.scheme import AffineGrid
 
 if TYPE_CHECKING:
@@ -44,9 +43,12 @@ class Scheme:
     """Whether weight-only groups are 4- and 8-bit constants with scales in blocks (operator set 21)."""
     adds_into_products: bool = False
     """Whether a convolution or product takes the addition that reads it into its kernel, unrounded."""
-
-    float_stem: int = 0
-    """Convolutions of the graph's input that read no more values for an output are written in float."""
+    looks_codes_up: bool = False
+    """Whether embeddings of 5 to 8 bits look codes up and decode these rows, or decode the table at load."""
+    keeps_gains_apart: bool = False
+    """Whether the gain of a two-dimensional input must not meet the rounding, into which the runtime would fold it."""
+    dynamic_ranges: bool = True
+    """Whether there are kernels that take the range of their input while they run."""
 
     def grid(self, lo: float, hi: float, bits: int = 8) -> AffineGrid:
         """The integer grid of an activation range."""
@@ -55,8 +57,8 @@ class Scheme:
         )
 
     def reads_own_range(self, layer: Any) -> bool:
-        """Whether a layer's input is rounded to the range it turns out to have; TensorRT needs a known one."""
-        return bool(getattr(layer, "dynamic", False)) and not self.symmetric_activations
+        """Whether a layer's input is rounded to the range it turns out to have, or to the calibrated one."""
+        return bool(getattr(layer, "dynamic", False)) and self.dynamic_ranges
 
     def describe(self, layers: dict[str, Any]) -> dict[str, Any]:
         """What ``export.json`` says about the integer layers; empty without any."""
@@ -77,7 +79,7 @@ class Scheme:
 
 SCHEMES = {
     "cpu": Scheme("u8s8", symmetric_activations=False, integer_bias=True),
-    "tensorrt": Scheme("s8s8", symmetric_activations=True, integer_bias=False),
+    "tensorrt": Scheme("s8s8", symmetric_activations=True, integer_bias=False, dynamic_ranges=False),
 }
 
 Lowering = Callable[[GraphEditor, "onnx.NodeProto", str, Any, Scheme], "list[onnx.NodeProto]"]
@@ -146,27 +148,11 @@ def layer_of(node: onnx.NodeProto) -> str | None:
     return str(attribute(node, "layer", b"").decode())
 
 
-def stays_float(graph: GraphEditor, node: onnx.NodeProto, layer: Any, scheme: Scheme) -> bool:
-    """Whether a layer is a convolution over so little of the graph's input that rounding it costs more than it saves."""
-    if not isinstance(layer, ConvGeometry) or layer.in_channels * prod(layer.kernel_size) > scheme.float_stem:
-        return False
-    source = node.input[0]
-    if source not in graph.inputs:
-        pad = next((each for each in graph.nodes if source in each.output), None)
-        source = pad.input[0] if pad is not None and pad.op_type == "Pad" else source
-    return source in graph.inputs
-
-
 @lowering(QuantConv1d, QuantConv2d)
 def _conv(
     graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
 ) -> list[onnx.NodeProto]:
-    nodes: list[onnx.NodeProto] = []
-    if stays_float(graph, node, layer, scheme):
-        weight = graph.constant(f"{name}.weight", layer.weight.numpy())
-        scheme = replace(scheme, integer_bias=False)
-    else:
-        nodes, weight = _weight(graph, name, layer)
+    nodes, weight = _weight(graph, name, layer)
     inputs = [node.input[0], weight]
     bias_nodes, bias = _bias(graph, name, layer, scheme)
     attributes: dict[str, Any] = {
@@ -184,27 +170,40 @@ def _conv(
 def _linear(
     graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
 ) -> list[onnx.NodeProto]:
-    scaled = _scaled_input(graph, node, layer)
-    if scaled is None:
-        return _product(graph, node, name, layer, scheme)
-    return [scaled, *_product(graph, make_node(MARK, [*scaled.output], node.output[0]), name, layer, scheme)]
-
-
-def _scaled_input(graph: GraphEditor, node: onnx.NodeProto, layer: Any) -> onnx.NodeProto | None:
-    """The product of the input and its gain, by a name that layers with the same input and gain share."""
     if layer.input_gain is None:
-        return None
-    source, values = node.input[0], layer.input_gain.numpy()
-    gain = graph.constant(f"gain_{sha256(values.tobytes()).hexdigest()[:16]}", values)
-    product = make_node("Mul", [source, gain], f"{source}_{gain}")
-    if source in graph.ranks:
-        graph.ranks[product.output[0]] = graph.ranks[source]
-    return product
+        return _product(graph, node, name, layer, scheme)
+    scaled = _scaled_input(graph, node, layer, scheme)
+    mark = make_node(MARK, [scaled[-1].output[0]], node.output[0])
+    return [*scaled, *_product(graph, mark, name, layer, scheme)]
 
 
-def range_taken(node: onnx.NodeProto, layer: Any, written: Sequence[onnx.NodeProto]) -> str:
+def _scaled_input(
+    graph: GraphEditor, node: onnx.NodeProto, layer: Any, scheme: Scheme
+) -> list[onnx.NodeProto]:
+    """The product of the input and its gain, by a name that layers with the same input and gain share."""
+    source, output = node.input[0], range_taken(node, layer)
+    gain = graph.constant(_gain_name(layer), layer.input_gain.numpy())
+    rank = graph.ranks.get(source)
+    if rank is not None:
+        graph.ranks[output] = rank
+    if rank != 2 or not scheme.keeps_gains_apart:
+        return [make_node("Mul", [source, gain], output)]
+    axis = graph.constant("gain_axis", np.array([1], dtype=np.int64))
+    return [
+        make_node("Unsqueeze", [source, axis], f"{output}_row"),
+        make_node("Mul", [f"{output}_row", gain], f"{output}_scaled"),
+        make_node("Squeeze", [f"{output}_scaled", axis], output),
+    ]
+
+
+def _gain_name(layer: Any) -> str:
+    return f"gain_{sha256(layer.input_gain.numpy().tobytes()).hexdigest()[:16]}"
+
+
+def range_taken(node: onnx.NodeProto, layer: Any) -> str:
     """The tensor that ``layer.input_range`` is of."""
-    return written[0].output[0] if getattr(layer, "input_gain", None) is not None else node.input[0]
+    source = node.input[0]
+    return source if getattr(layer, "input_gain", None) is None else f"{source}_{_gain_name(layer)}"
 
 
 def _product(

@@ -70,8 +70,30 @@ def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Sch
         table = _half(graph, f"{name}.weight", layer)
         rows = f"{node.output[0]}_half"
         return [make_node("Gather", [table, node.input[0]], rows, axis=0), _to_float(rows, node.output[0])]
+    if scheme.looks_codes_up and isinstance(layer.encoding, Groups) and layer.encoding.width > 4:
+        codes, zeros = _padded_codes(layer, layer.encoding)
+        if codes.shape[1:] == (1, layer.weight_shape[1]):
+            return _rows_of_codes(graph, node, name, layer, codes[:, 0], zeros)
     nodes, weight = _weight(graph, name, layer, scheme)
     return [*nodes, make_node("Gather", [weight, node.input[0]], node.output[0], axis=0)]
+
+
+def _rows_of_codes(
+    graph: GraphEditor, node: Any, name: str, layer: PackedLayer, codes: np.ndarray, zeros: np.ndarray
+) -> Nodes:
+    """Rows are looked up as codes, [rows, width] with one zero point and one scale each; only these become floats."""
+    output = node.output[0]
+    parts = {"codes": codes, "zero_point": zeros, "scale": layer.scale.numpy()}
+    nodes: Nodes = []
+    for part, values in parts.items():
+        table = graph.constant(f"{name}.weight_{part}", values)
+        nodes.append(make_node("Gather", [table, node.input[0]], f"{output}_{part}", axis=0))
+        nodes.append(_to_float(f"{output}_{part}", f"{output}_{part}_float"))
+    return [
+        *nodes,
+        make_node("Sub", [f"{output}_codes_float", f"{output}_zero_point_float"], f"{output}_steps"),
+        make_node("Mul", [f"{output}_steps", f"{output}_scale_float"], output),
+    ]
 
 
 def has_kernel(layer: PackedLayer, scheme: Scheme) -> bool:

@@ -21,7 +21,6 @@ from lwplugin.export.onnx_layers import (
     mark,
     marked_layers,
     range_taken,
-    stays_float,
 )
 from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
@@ -85,9 +84,7 @@ def _expand(
         made_before.update(made.output[0] for made in written)
         if getattr(layer, "activation_bits", None) is not None and not scheme.reads_own_range(layer):
             given[node.output[0]] = tuple(layer.output_range.tolist())
-            if stays_float(graph, node, layer, scheme):
-                continue
-            source = range_taken(node, layer, written)
+            source = range_taken(node, layer)
             bounds: Range = tuple(layer.input_range.tolist())
             taken[source] = union(taken[source], bounds) if source in taken else bounds
             kernels.update(id(made) for made in written if made.op_type in ("Conv", *_PRODUCTS))

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 FILE, WEIGHTS = "model.xml", "model.bin"
-_LAYOUT = replace(SCHEMES["cpu"], integer_bias=False, adds_into_products=True)
+# Its CPU plugin folds a gain into the rounding of a two-dimensional tensor and then rounds wrongly (2026.4).
+_LAYOUT = replace(
+    SCHEMES["cpu"],
+    integer_bias=False,
+    adds_into_products=True,
+    looks_codes_up=True,
+    keeps_gains_apart=True,
+    dynamic_ranges=False,
+)
 _MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
 
 

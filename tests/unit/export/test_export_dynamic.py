@@ -57,3 +57,23 @@ def test_a_target_that_needs_known_ranges_gets_them(tmp_path: Path) -> None:
     assert not stored["DynamicQuantizeLinear"]
     assert stored["QuantizeLinear"] >= 2
     assert written.scheme["dynamic_layers"] == 0
+
+
+def test_openvino_gets_known_ranges_and_tables_of_codes(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    net, data = tokens()
+    made = quantize(net, data, activations="dynamic", smoothing=True)
+    written = export(made, data, format="openvino", path=tmp_path)
+    assert written.scheme["dynamic_layers"] == 0
+    assert written.meta["parity"]["sqnr_db"] > 30
+    tables = [
+        node.get_element_type().get_type_name()
+        for node in openvino.Core().read_model(str(written.file)).get_ops()
+        if node.get_type_name() == "Constant" and list(node.get_output_shape(0))[:1] == [50]
+    ]
+    assert sorted(tables) == ["f16", "u8", "u8"]
+    compiled = openvino.Core().compile_model(str(written.file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kernels = [info for info in infos if info["layerType"].value == "FullyConnected"]
+    assert len(kernels) == 3
+    assert {info["runtimePrecision"].value for info in kernels} <= {"u8", "i8"}
