@@ -48,9 +48,9 @@ def deployable(
     resolved = resolve(source, tracking_uri=tracking_uri)
     with TemporaryDirectory(prefix="lwplugin-deploy-") as folder:
         model = download(resolved, Path(folder, "model"), tracking_uri=tracking_uri, progress=progress)
-        flavors = mlmodel.read(model)["flavors"]
-        ours = flavors.get(mlmodel.FLAVOR)
-        if ours is None:
+        content = mlmodel.read(model)
+        flavors = content["flavors"]
+        if mlmodel.FLAVOR not in flavors:
             raise RegistryError(
                 f"{resolved.uri} carries no exported file",
                 got=f"flavors {', '.join(sorted(flavors))}",
@@ -58,7 +58,7 @@ def deployable(
             )
         config = (flavors.get("python_function") or {}).get("config") or {}
         yield Deployable(
-            load_exported(model / str(ours["export"])),
+            load_exported(mlmodel.part(model, content, "export")),
             resource_name(resolved.name),
             int(resolved.version),
             config.get("threads"),

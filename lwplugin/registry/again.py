@@ -63,7 +63,7 @@ def remeasure(
         where = resolve(listed.uri, tracking_uri=tracking_uri)
         directory = download(where, Path(folder) / "model", tracking_uri=tracking_uri, progress=progress)
         content = mlmodel.read(directory)
-        exported = directory / str(content["flavors"][mlmodel.FLAVOR]["export"])
+        exported = mlmodel.part(directory, content, "export")
         then = _registered_conditions(directory)
         found = measure(
             exported,

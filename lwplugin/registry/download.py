@@ -117,7 +117,7 @@ def to_light(resolved: Resolved, directory: Path, digest: str) -> LightModel:
     content = mlmodel.read(directory)
     kind = mlmodel.kind(directory, content)
     if kind == "lwplugin":
-        model = load(directory / str(content["flavors"][mlmodel.FLAVOR]["bundle"]))
+        model = load(mlmodel.part(directory, content, "bundle"))
     else:
         origin = MlflowOrigin(directory=directory, flavor=kind)
         model = light(origin.build(), origin)

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lwplugin.errors import RegistryError
-from lwplugin.registry import serving
+from lwplugin.registry import mlmodel, serving
 from lwplugin.registry.mlmodel import FLAVOR
 
 if TYPE_CHECKING:
@@ -143,18 +143,18 @@ def load_model(model_uri: str, dst_path: str | None = None) -> LightModel:
 
     from lwplugin.model.bundle import load
     from lwplugin.registry.connect import connected
-    from lwplugin.registry.mlmodel import read
 
     with connected():
         directory = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=dst_path))
-    conf = read(directory)["flavors"].get(FLAVOR)
+    content = mlmodel.read(directory)
+    conf = content["flavors"].get(FLAVOR)
     if conf is None or not conf.get("bundle"):
         raise RegistryError(
             f"'{model_uri}' holds no light torch model",
             got="another flavor" if conf is None else "an export without a bundle",
             do="predict with mlflow.pyfunc.load_model, or pull it with lwplugin.registry.pull",
         )
-    return load(directory / str(conf["bundle"]))
+    return load(mlmodel.part(directory, content, "bundle"))
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> serving.ExportedModel:

@@ -64,6 +64,25 @@ def kind(directory: Path, content: dict[str, Any]) -> Kind:
     )
 
 
+def part(directory: Path, content: dict[str, Any], name: str) -> Path:
+    """Where the light version's ``bundle`` or ``export`` lies. Raises RegistryError where it has none, or names a place
+    that is not its own."""
+    ours = content["flavors"].get(FLAVOR)
+    named = ours.get(name) if isinstance(ours, dict) else None
+    if not isinstance(named, str) or not named:
+        raise RegistryError(
+            f"The version holds no {name}",
+            got="another flavor" if ours is None else f"a light version without its {name}",
+            do="name a version that `lwplugin run` registered",
+        )
+    place = (directory / named).resolve()
+    if not place.is_relative_to(directory.resolve()):
+        raise RegistryError(
+            f"The MLmodel names a {name} outside its directory", got=named, do="do not trust this version"
+        )
+    return place
+
+
 def signature_json(content: dict[str, Any]) -> dict[str, Any] | None:
     """The signature as plain JSON, {"inputs": […], "outputs": […], "params": […] | None}; None if absent."""
     signature = content.get("signature")

@@ -51,6 +51,23 @@ def test_a_pickled_module_and_a_traced_graph_are_told_apart(tmp_path: Path) -> N
     assert mlmodel.kind(tmp_path, content) == "pytorch"
 
 
+@pytest.mark.parametrize(
+    ("ours", "message"),
+    [
+        ("{bundle: ../../etc}", "outside its directory"),
+        ("{bundle: /etc}", "outside its directory"),
+        ("{bundle: link}", "outside its directory"),
+        ("{bundle: null}", "holds no bundle"),
+        ("[]", "holds no bundle"),
+    ],
+)
+def test_a_part_lies_inside_or_not_at_all(tmp_path: Path, ours: str, message: str) -> None:
+    (tmp_path / "link").symlink_to("/")
+    content = mlmodel.read(write(tmp_path, f"flavors: {{lwplugin: {ours}}}\n"))
+    with pytest.raises(RegistryError, match=message):
+        mlmodel.part(tmp_path, content, "bundle")
+
+
 def test_a_signature_becomes_plain_json() -> None:
     from mlflow.models import infer_signature
 
