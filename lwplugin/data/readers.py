@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from lwplugin.data.batch import Inputs, count, map_inputs, tensors
+from lwplugin.data.batch import Inputs, count, map_inputs
 from lwplugin.errors import DataError
 
 Rows: TypeAlias = "np.ndarray | slice"
@@ -216,8 +216,3 @@ def _stack(examples: tuple[Any, ...]) -> Inputs:
             got=str(error),
             do="pad or resize in the data set so that all examples have one shape",
         ) from error
-
-
-def input_bytes(inputs: Inputs) -> int:
-    """Bytes of all input tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors(inputs).values())
