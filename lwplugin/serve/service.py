@@ -21,6 +21,7 @@ from lwplugin.log import log
 from lwplugin.policy import Findings, evaluate
 from lwplugin.registry import Listed
 from lwplugin.registry.connect import redact
+from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET
 from lwplugin.serve import outbox, queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
 from lwplugin.serve.herald import Herald
@@ -71,6 +72,11 @@ class Service:
             lease_s=lease_s,
             ended=lambda state, seconds: self.metrics.job_seconds.labels(state).observe(seconds),
             tell=self._herald.job_ended,
+            withheld=[
+                WEBHOOK_SECRET,
+                DATABASE_URL,
+                *(v for c in book.rules.notify for v in c.way.variables()),
+            ],
         )
         loops: list[tuple[str, Callable[[], bool], threading.Event, float]] = [
             ("dispatch", self._dispatch, self._news, _IDLE_S),

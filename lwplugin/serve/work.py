@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ def command_of(job: Job, program: Sequence[str], tracking_uri: str | None) -> li
 
 
 class Worker:
-    """One thread's loop: claim, run, finish, until it is told to stop."""
+    """One thread's loop: claim, run, finish, until it is told to stop.
+
+    ``withheld``: secrets of the service, which no job gets to see: it may run a model's own code.
+    """
 
     def __init__(
         self,
@@ -52,9 +55,11 @@ class Worker:
         lease_s: float = LEASE_S,
         ended: Callable[[str, float], None] = lambda state, seconds: None,
         tell: Tell = nobody,
+        withheld: Iterable[str] = (),
     ) -> None:
         self._engine, self._owner, self._logs, self._program = engine, owner, logs, program
         self._tracking_uri, self._lease_s, self._ended, self._tell = tracking_uri, lease_s, ended, tell
+        self._withheld = {name for secret in withheld for name in (secret, f"{secret}_FILE")}
 
     def work_once(self, stop: threading.Event) -> bool:
         """One job; False where none is due. Raises what the database raises."""
@@ -90,6 +95,7 @@ class Worker:
         command = [*_TIE, str(os.getpid()), *command_of(job, self._program, self._tracking_uri)]
         with out.open("wb") as stdout, err.open("wb") as stderr:
             what = {"job": str(job.id), "rule": job.rule, "model": f"models:/{job.model}/{job.version}"}
+            given = {name: value for name, value in os.environ.items() if name not in self._withheld}
             about = {"LWPLUGIN_LOG": "json", **run_context.for_child(**what), **tracing.for_child()}
             process = subprocess.Popen(
                 command,
@@ -97,7 +103,7 @@ class Worker:
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
-                env={**os.environ, **about},
+                env={**given, **about},
             )
         renew_at = time.monotonic() + self._lease_s / 3
         while True:

@@ -51,6 +51,20 @@ def test_a_program_that_is_not_there_is_an_error_that_names_it(worked: Callable[
     assert json.loads(job["result"])["error"] == "/no/such/program: No such file or directory"
 
 
+def test_a_job_does_not_see_the_services_secrets(
+    engine: Engine, intent: Callable[[int], Intent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TEAM_URL", "TEAM_URL_FILE", "LWPLUGIN_SIGNING_KEY"):
+        monkeypatch.setenv(name, "planted")
+    queue.settle(engine, [], [(intent(1), "test")])
+    program = (sys.executable, "-c", "import os, sys; sys.exit(' '.join(os.environ))")
+    worker = Worker(engine, "w", logs=tmp_path, program=program, withheld=["TEAM_URL"])
+    assert worker.work_once(threading.Event())
+    seen = (tmp_path / "job-1-1.log").read_text().split()
+    assert "LWPLUGIN_SIGNING_KEY" in seen  # a registration signs
+    assert not {"TEAM_URL", "TEAM_URL_FILE"} & set(seen)
+
+
 def test_of_a_large_log_only_the_end_is_read(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"")
