@@ -15,7 +15,7 @@ from lwplugin.errors import RecipeError, did_you_mean
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
-PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+PASSWORD = re.compile(r"://[^/:\s]*:[^/\s]+@")
 _INTERPOLATION = re.compile(r"\$\{|\$[A-Z_]{2,}\b")
 
 

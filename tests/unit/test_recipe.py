@@ -126,8 +126,9 @@ def test_what_cannot_be_used_is_refused_with_the_reason(text: str, expected: str
     assert expected in message(text)
 
 
-def test_a_refused_password_is_not_repeated() -> None:
-    assert "secret" not in message(changed(tracking_uri="http://me:secret@host"))
+@pytest.mark.parametrize("password", ["secret", "a@secret"])
+def test_a_refused_password_is_not_repeated(password: str) -> None:
+    assert "secret" not in message(changed(tracking_uri=f"http://me:{password}@host"))
 
 
 def test_all_problems_are_told_at_once() -> None:
