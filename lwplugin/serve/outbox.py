@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, and_, delete, func, or_, select, update
 
 from lwplugin.notify import Channel, Event, Item, Notice
@@ -52,10 +53,18 @@ def put(connection: Connection, channels: Iterable[Channel], event: Event, items
 
 
 def claim(engine: Engine, channel: str) -> Letter | None:
-    """The channel's oldest notice that is due, held for two minutes; of several that ask, one gets it."""
+    """The channel's oldest notice that is due, held for two minutes; of several that ask, one gets it.
+
+    One whose sender died ten times, or that this release cannot read, is a dead letter and holds up no other.
+    """
     with engine.begin() as connection:
         now = clock_s(connection)
         left = and_(notices.c.state == SENDING, notices.c.lease_until_s < now)
+        given_up = {"state": DEAD, "ended_s": now, "error": f"its sender died {MOST_ATTEMPTS} times"}
+        mine = notices.c.channel == channel
+        connection.execute(
+            update(notices).where(mine, left, notices.c.attempts >= MOST_ATTEMPTS).values(given_up)
+        )
         due = and_(
             notices.c.channel == channel,
             or_(and_(notices.c.state == WAITING, notices.c.not_before_s <= now), left),
@@ -67,7 +76,14 @@ def claim(engine: Engine, channel: str) -> Letter | None:
         lease = {"state": SENDING, "lease_until_s": now + _LEASE_S, "attempts": notices.c.attempts + 1}
         claimed = update(notices).where(notices.c.id == found, due).values(lease)
         row = connection.execute(claimed.returning(notices.c.body, notices.c.attempts)).one_or_none()
-        return None if row is None else Letter(Notice.model_validate_json(row.body), row.attempts)
+        if row is None:
+            return None
+        try:
+            return Letter(Notice.model_validate_json(row.body), row.attempts)
+        except ValidationError:
+            unread = {"state": DEAD, "ended_s": now, "error": "written by another release"}
+            connection.execute(update(notices).where(notices.c.id == found).values(unread))
+    return claim(engine, channel)
 
 
 def sent(engine: Engine, letter: Letter) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from lwplugin.notify import Channel, Item
 from lwplugin.serve import outbox, queue
@@ -92,6 +92,23 @@ def test_a_sender_that_died_is_followed_by_another_and_can_write_nothing(engine:
     outbox.not_sent(engine, first, "answered 404", final=True)
     outbox.sent(engine, second)
     assert outbox.counts(engine) == {("team", "sent"): 1}
+
+
+def test_what_cannot_be_read_or_kills_its_senders_holds_up_no_other(engine: Engine) -> None:
+    put(engine, 3)
+    with engine.begin() as connection:
+        first, second, third = connection.execute(
+            select(notices.c.id).order_by(notices.c.created_s)
+        ).scalars()
+        by_id = update(notices).where
+        connection.execute(by_id(notices.c.id == first).values(body='{"of": "another release"}'))
+        killed = {"state": "sending", "attempts": outbox.MOST_ATTEMPTS, "lease_until_s": 0.0}
+        connection.execute(by_id(notices.c.id == second).values(killed))
+    letter = outbox.claim(engine, "team")
+    assert letter is not None
+    assert letter.notice.id == third
+    errors = {row["id"]: row["error"] for row in outbox.latest(engine, 5) if row["state"] == "dead"}
+    assert errors == {first: "written by another release", second: "its sender died 10 times"}
 
 
 def test_the_end_of_a_job_and_its_notice_are_written_together(
