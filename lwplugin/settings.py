@@ -5,6 +5,7 @@ MLflow's own variables (MLFLOW_TRACKING_URI, credentials, …) stay MLflow's; se
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -27,10 +28,10 @@ def _flag(text: str) -> bool:
 def _bytes(text: str) -> int:
     number = text.lower().removesuffix("b").removesuffix("i")
     unit = number[-1:] if number[-1:] in _UNITS else ""
-    size = int(float(number.removesuffix(unit)) * _UNITS[unit])
-    if size <= 0:
+    size = float(number.removesuffix(unit)) * _UNITS[unit]
+    if not 1 <= size < math.inf:
         raise ValueError("a positive size such as 500000000 or 20GiB")
-    return size
+    return int(size)
 
 
 def _count(text: str) -> int:

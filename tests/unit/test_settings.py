@@ -40,6 +40,7 @@ def test_each_variable_is_read(name: str, text: str, field: str, value: object) 
         ("LWPLUGIN_ALLOW_PICKLE", "maybe"),
         ("LWPLUGIN_MAX_MODEL_BYTES", "much"),
         ("LWPLUGIN_MAX_MODEL_BYTES", "0"),
+        ("LWPLUGIN_MAX_MODEL_BYTES", "inf"),
         ("LWPLUGIN_THREADS", "-1"),
         ("LWPLUGIN_THREADS", "two"),
     ],
