@@ -183,7 +183,11 @@ class _Subject:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
-        self.load_ms = float(self._answer()["load_ms"])
+        try:
+            self.load_ms = float(self._answer()["load_ms"])
+        except BaseException:  # nobody else would end it
+            self.__exit__()
+            raise
 
     def __enter__(self) -> _Subject:
         return self
