@@ -8,8 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from lwplugin.registry.connect import redact
 from lwplugin.run_context import context
+from lwplugin.secret import redact
 from lwplugin.tracing import trace_id
 
 _log = logging.getLogger("lwplugin")

@@ -16,7 +16,7 @@ from lwplugin.gate.policy import Budget, Policy
 from lwplugin.measure.config import MeasureOptions
 from lwplugin.methods import default_method, families, option_model
 from lwplugin.resources import ALL, Resources
-from lwplugin.yaml_document import PASSWORD
+from lwplugin.secret import holds_password
 
 STEPS = ("pull", *families(), "export", "measure", "gate", "report", "register")
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
@@ -156,7 +156,7 @@ class Recipe(_Block):
     @field_validator("tracking_uri")
     @classmethod
     def _no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and PASSWORD.search(uri):
+        if uri is not None and holds_password(uri):
             raise ValueError("a recipe holds no password: use MLFLOW_TRACKING_USERNAME and _PASSWORD")
         return uri
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-from lwplugin.yaml_document import PASSWORD
+from lwplugin.secret import holds_password
 
 ALL = "all"
 """The key of `resources` whose values hold for every step that does not set its own."""
@@ -90,7 +90,7 @@ class Resources(_Block):
     @classmethod
     def _no_password(cls, env: dict[str, str]) -> dict[str, str]:
         for name, value in env.items():
-            if PASSWORD.search(value):
+            if holds_password(value):
                 raise ValueError(
                     f"{name} holds a password: put it into a Kubernetes secret and use `secrets`"
                 )

@@ -1,4 +1,5 @@
-"""Secrets: from the environment or from a mounted file, never from an argument, a recipe or a rule."""
+"""Secrets: from the environment or from a mounted file, never from an argument, a recipe or a rule, and never in what
+is told."""
 
 from __future__ import annotations
 
@@ -6,12 +7,36 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from pathlib import Path
 
 from lwplugin.errors import LwpluginError
 
 WEBHOOK_SECRET = "LWPLUGIN_WEBHOOK_SECRET"
 DATABASE_URL = "LWPLUGIN_DATABASE_URL"
+
+
+# To the last @ before the path: a password may hold one.
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
+_PASSWORD = re.compile(r"://[^/:\s]*:[^/\s]+@")
+
+
+def redact(text: str) -> str:
+    """The text with `user:password@` cut out of every address.
+
+    >>> redact("postgresql://me:secret@db/mlflow is down")
+    'postgresql://db/mlflow is down'
+    """
+    return _CREDENTIALS.sub("", text)
+
+
+def holds_password(text: str) -> bool:
+    """Whether an address in it has one.
+
+    >>> holds_password("http://me:secret@host"), holds_password("http://me@host:5000")
+    (True, False)
+    """
+    return _PASSWORD.search(text) is not None
 
 
 def secret(name: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lwplugin.artifact import Store
 from lwplugin.errors import LwpluginError, MissingExtraError, StoreError
-from lwplugin.registry.connect import redact
+from lwplugin.secret import redact
 from lwplugin.settings import settings, variable
 
 _log = logging.getLogger("lwplugin")

@@ -12,10 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.secret import redact
 
 Place = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
-PASSWORD = re.compile(r"://[^/:\s]*:[^/\s]+@")
 _INTERPOLATION = re.compile(r"\$\{|\$[A-Z_]{2,}\b")
 
 
@@ -156,7 +156,7 @@ def explain(
             message = f"must be {meant}; got {detail['input']!r}"
         elif not isinstance(detail["input"], dict | list):
             said = message if ours else message[:1].lower() + message[1:]
-            message = f"{said}; got {PASSWORD.sub('://…@', repr(detail['input']))}"
+            message = f"{said}; got {redact(repr(detail['input']))}"
         problems.append(Problem((*prefix, *place), message))
     return list(dict.fromkeys(problems))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lwplugin.errors import RegistryError
+from lwplugin.secret import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,20 +23,9 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password of the tracking address
 }
 _LOGGERS = ("mlflow", "alembic")
-# To the last @ before the path: a password may hold one.
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]+@")
 
 # mlflow keeps the tracking address in a process-wide variable that even its client reads in places.
 _LOCK = threading.RLock()
-
-
-def redact(text: str) -> str:
-    """The text with `user:password@` cut out of every address.
-
-    >>> redact("postgresql://me:secret@db/mlflow is down")
-    'postgresql://db/mlflow is down'
-    """
-    return _CREDENTIALS.sub("", text)
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lwplugin.registry import lineage
-from lwplugin.registry.connect import connected, redact
+from lwplugin.registry.connect import connected
 from lwplugin.registry.upload import experiment_named
+from lwplugin.secret import redact
 
 ERROR = "lwplugin.error"
 ENGINE = "lwplugin.engine"

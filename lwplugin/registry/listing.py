@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from lwplugin.errors import RegistryError
 from lwplugin.registry import lineage
-from lwplugin.registry.connect import connected, redact
+from lwplugin.registry.connect import connected
 from lwplugin.registry.decisions import entry_texts
 from lwplugin.registry.versions import model_there, quoted, registered_model, version_there
+from lwplugin.secret import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

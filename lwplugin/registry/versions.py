@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.errors import RegistryError, did_you_mean
-from lwplugin.registry.connect import connected, redact
+from lwplugin.registry.connect import connected
+from lwplugin.secret import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,8 +20,7 @@ from sqlalchemy import Engine
 from lwplugin.log import log
 from lwplugin.policy import Findings, evaluate
 from lwplugin.registry import Listed
-from lwplugin.registry.connect import redact
-from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET
+from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET, redact
 from lwplugin.serve import outbox, queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
 from lwplugin.serve.herald import Herald

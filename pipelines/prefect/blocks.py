@@ -10,8 +10,8 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
 from lwplugin.artifact import Store
+from lwplugin.secret import holds_password
 from lwplugin.shared_store import open_store
-from lwplugin.yaml_document import PASSWORD
 
 _VARIABLES = {
     "tracking_uri": "MLFLOW_TRACKING_URI",
@@ -35,7 +35,7 @@ class LwpluginRegistry(Block):
     @field_validator("tracking_uri")
     @classmethod
     def _no_password(cls, uri: str) -> str:
-        if PASSWORD.search(uri):
+        if holds_password(uri):
             raise ValueError("an address holds no password: use the fields username and password")
         return uri
 
