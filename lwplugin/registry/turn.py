@@ -28,11 +28,11 @@ _MOST_WAIT_S = 600.0
 
 
 @contextmanager
-def turn(client: MlflowClient, name: str, *, abandoned_s: float = ABANDONED_S) -> Iterator[None]:
+def turn(client: MlflowClient, name: str, *, abandoned_s: float | None = None) -> Iterator[None]:
     """Waits for its turn on model ``name``. Raises RegistryError after ten minutes."""
     mine = PREFIX + uuid.uuid4().hex
     try:
-        _wait(client, name, mine, abandoned_s)
+        _wait(client, name, mine, ABANDONED_S if abandoned_s is None else abandoned_s)
         yield
     finally:
         client.delete_registered_model_tag(name, mine)

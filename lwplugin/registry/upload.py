@@ -46,9 +46,20 @@ def find_upload(client: MlflowClient, experiment: str, digest: str) -> tuple[str
     wanted = f"tags.`{lineage.DIGEST}`='{digest}'"
     for run in client.search_runs([found.experiment_id], wanted, order_by=["attributes.start_time ASC"]):
         model_id = run.data.tags.get(lineage.UPLOADED)
-        if model_id and client.get_logged_model(model_id).status == "READY":
+        if model_id and _is_whole(client, model_id):
             return run.info.run_id, model_id
     return None
+
+
+def _is_whole(client: MlflowClient, model_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_logged_model(model_id).status == "READY")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted since
+            raise
+        return False
 
 
 def close_orphans(client: MlflowClient, experiment: str, digest: str, version_uri: str) -> None:

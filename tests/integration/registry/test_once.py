@@ -62,8 +62,13 @@ def runs(uri: str) -> list[Any]:
     ],
 )
 def test_killed_on_the_way_and_run_again(
-    killed_in: str, versions_after_crash: list[int], prepared: Any, tmp_path: Path
+    killed_in: str,
+    versions_after_crash: list[int],
+    prepared: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("lwplugin.registry.turn.ABANDONED_S", 0.5)
     start = tmp_path / "start"
     start.touch()
     crashed = in_process(prepared.arguments, start, killed_in)
@@ -78,6 +83,18 @@ def test_killed_on_the_way_and_run_again(
     assert prepared.alias("light-edge-cpu") == "2"
     statuses = sorted(run.info.status for run in runs(prepared.uri))
     assert statuses == (["FINISHED", "KILLED"] if killed_in == "log_model_artifacts" else ["FINISHED"])
+
+
+def test_what_was_deleted_with_its_upload_is_registered_anew(prepared: Any) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(prepared.uri)
+    made = registry.register(**{**prepared.arguments, "alias": None})
+    client.delete_model_version(made.name, made.version)
+    client.delete_logged_model(made.model_id)
+    again = registry.register(**{**prepared.arguments, "alias": None})
+    assert again.created
+    assert again.model_id != made.model_id
 
 
 def test_of_two_versions_written_at_once_the_later_is_taken_back(
