@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
+import os
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +19,8 @@ from lwplugin.measure.wire import Array
 
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._+-]{0,150}")
 _MOST_PARTS = 12
+_PREFIX = "lwplugin-agent-"
+_YOUNG_SECONDS = 60.0
 
 
 class Area:
@@ -22,7 +28,10 @@ class Area:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._root = Path(tempfile.mkdtemp(prefix="lwplugin-agent-"))
+        self._root = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        # Held as long as this process lives, however it ends: `sweep` spares what is held.
+        self._held = os.open(self._root, os.O_RDONLY)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
         self._promised = 0
         self._open: tuple[BinaryIO, Path, int, str] | None = None
         self._written, self._digest = 0, hashlib.sha256()
@@ -88,6 +97,9 @@ class Area:
             self._open[0].close()
             self._open = None
         shutil.rmtree(self._root, ignore_errors=True)
+        if self._held >= 0:
+            os.close(self._held)
+            self._held = -1
 
     def request(self, fields: dict[str, Any]) -> dict[str, Any]:
         """A worker's request with its file name turned into a path of this device."""
@@ -97,3 +109,24 @@ class Area:
         if not path.exists():
             raise MeasureError("A file is not on the device", got=repr(fields["file"]), do="send it first")
         return {**fields, "file": str(path)}
+
+
+def sweep() -> int:
+    """Remove the files of jobs whose agent was killed; how many directories these were.
+
+    A directory belongs to a living agent while it is locked; one that was made just now is not locked yet.
+    """
+    removed = 0
+    for root in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            held = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                found = os.fstat(held)
+                if found.st_uid != os.getuid() or time.time() - found.st_mtime < _YOUNG_SECONDS:
+                    continue
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(root, ignore_errors=True)
+                removed += 1
+            finally:
+                os.close(held)
+    return removed

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lwplugin
+from lwplugin.agent.area import sweep
 from lwplugin.agent.capabilities import offered
 from lwplugin.agent.limits import Limits
 from lwplugin.agent.server import Agent
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     host, port = agent.address
     secured = "TLS" if options.cert else "no TLS: what is sent can be read on the way"
     logging.info("listening on %s:%d (%s), offering %s", host, port, secured, ", ".join(agent.runtimes))
+    if left := sweep():
+        logging.info("removed the files of %d jobs that an agent left when it was killed", left)
     agent.serve()
     signal.set_wakeup_fd(-1)
     agent.close()

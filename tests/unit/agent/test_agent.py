@@ -22,6 +22,7 @@ from agent_process import QUICK, TOKEN
 from lwplugin.components import step_named
 from lwplugin.pipelines.plan import make_plan
 
+from lwplugin.agent.area import Area
 from lwplugin.agent.pack import pack
 from lwplugin.errors import MeasureError, RecipeError
 from lwplugin.measure import Comparison, measure
@@ -276,6 +277,30 @@ def test_a_controller_that_dies_leaves_nothing_behind(
     assert areas() == before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_what_a_killed_agent_left_goes_when_the_next_one_starts(
+    agents: Any, inventory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    agent = agents(environment=environment)
+    inventory(agent.port)
+    with RemoteDevice("board", read_inventory().devices["board"]) as device:
+        device.ask("load_average")
+        agent.process.kill()
+        with pytest.raises(MeasureError):
+            device.receive("nobody", 5)
+    (left,) = areas()
+    living, ages = Area(1), time.time() - 3600
+    (held,) = set(areas()) - {left}
+    young = tempfile.mkdtemp(prefix="lwplugin-agent-")
+    for directory in (left, held):
+        os.utime(directory, (ages, ages))
+    assert agents(environment=environment).said("removed the files of 1 jobs")
+    assert set(areas()) == {held, young}
+    living.remove()
+    assert areas() == [young]
 
 
 def test_sigterm_ends_it_and_the_job_is_told(agents: Any, inventory: Any) -> None:
