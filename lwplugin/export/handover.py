@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from lwplugin.export.pt2e_ranges import packet
 from lwplugin.export.source import OneOutput
 from lwplugin.quantize.encodings import Groups, Half
 from lwplugin.quantize.layers import QuantLayer
-from lwplugin.quantize.packed import PackedEmbedding, PackedLayer
+from lwplugin.quantize.packed import PackedConv1d, PackedConv2d, PackedEmbedding, PackedLayer, PackedLinear
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Task
@@ -33,7 +34,8 @@ _PREFIX = "module."
 class Handover:
     """The program on disk, and what it was made from.
 
-    ``integer``: the program rounds to integers; ``half``: layers whose weights are numbers of 16 bits.
+    ``integer``: the program rounds to integers; ``half``: layers whose weights are numbers of 16 bits; ``dynamic``:
+    integers [out, in] and scales [out] of the layers that read their own range.
     """
 
     module: nn.Module
@@ -42,6 +44,7 @@ class Handover:
     integer: bool
     half: tuple[str, ...]
     inputs: tuple[str, ...]
+    dynamic: tuple[tuple[Tensor, Tensor], ...]
 
     @property
     def rounds(self) -> bool:
@@ -63,9 +66,10 @@ class CodedEmbedding(nn.Module):
     def __init__(self, layer: PackedEmbedding, encoding: Groups) -> None:
         super().__init__()
         stored, shape = layer.stored, layer.weight_shape
-        self.register_buffer("codes", encoding.codes(stored, shape).contiguous())
+        # Signed: LiteRT's converter refuses constants of unsigned integers.
+        self.register_buffer("codes", (encoding.codes(stored, shape).int() - 128).to(torch.int8))
         self.register_buffer("scale", stored["scale"].float())
-        self.register_buffer("zero", encoding.zeros(stored, shape).float())
+        self.register_buffer("zero", encoding.zeros(stored, shape).float() - 128)
         self._size = encoding.group_size
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -89,6 +93,32 @@ class HalfInside(nn.Module):
         return answer.float()
 
 
+class HalfLinear(nn.Module):
+    """A product in 16 bits between float neighbours."""
+
+    def __init__(self, layer: PackedLayer) -> None:
+        super().__init__()
+        self.register_buffer("numbers", layer.stored["numbers"])
+        self.register_buffer("bias", layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, in] → […, out]."""
+        answer = nn.functional.linear(x.half(), self.numbers).float()
+        return answer if self.bias is None else answer + self.bias
+
+
+class HalfEmbedding(nn.Module):
+    """A table in 16 bits: only the rows that are looked up become float32."""
+
+    def __init__(self, layer: PackedLayer) -> None:
+        super().__init__()
+        self.register_buffer("numbers", layer.stored["numbers"])
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Integers of any shape → […, embedding_dim]."""
+        return nn.functional.embedding(indices, self.numbers).float()
+
+
 def hand_over(
     light: LightModel,
     data: Data,
@@ -101,8 +131,10 @@ def hand_over(
 ) -> Handover:
     """Write the program to ``file``; a free batch where ``batch`` is None.
 
-    ``half_inside``: a model with half layers computes in 16 bits throughout, for runtimes that store what they
-    compute with; else the program is float and the converter is told to store halves.
+    ``half_inside``: half layers compute in 16 bits, for runtimes that store what they compute with: a network with
+    convolutions throughout, so that it stays in one piece; linear layers and tables alone, since what lies between
+    them in a transformer (norms, masks) does not fit the range. Else the program is float and the converter is told
+    to store halves.
     Raises ExportError for layers that no toolchain can take as the bundle has them.
     """
     module = light.copy_module().eval().to("cpu")
@@ -110,9 +142,10 @@ def hand_over(
     packed = {name: layer for name, layer in module.named_modules() if isinstance(layer, PackedLayer)}
     integer = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLayer)}
     half = tuple(name for name, layer in packed.items() if isinstance(layer.encoding, Half))
-    plain = _without_packing(module, packed)
+    convolves = any(isinstance(packed[name], PackedConv1d | PackedConv2d) for name in half)
+    plain = _without_packing(module, packed, narrow=half_inside and not convolves)
     wrapper: nn.Module = OneOutput(float_twin(plain, integer), data.task, example)
-    if half and half_inside and not integer:
+    if half_inside and convolves and not integer:
         wrapper = HalfInside(wrapper)
     arguments: Arguments = tuple(tensor[: batch or 2].contiguous() for tensor in tensors(example).values())
     program = to_program(wrapper.eval(), arguments, dynamic=batch is None)
@@ -128,17 +161,24 @@ def hand_over(
         integer=bool(integer),
         half=half,
         inputs=tuple(tensors(example)),
+        dynamic=tuple((layer.integers(), layer.scale[:, 0]) for layer in integer.values() if layer.dynamic),
     )
 
 
-def _without_packing(module: nn.Module, packed: dict[str, PackedLayer]) -> nn.Module:
-    """A copy with float layers in place of packed ones; 8-bit tables stay codes."""
+_HALVES: dict[type[PackedLayer], Callable[[PackedLayer], nn.Module]] = {
+    PackedLinear: HalfLinear,
+    PackedEmbedding: HalfEmbedding,
+}
+
+
+def _without_packing(module: nn.Module, packed: dict[str, PackedLayer], *, narrow: bool) -> nn.Module:
+    """A copy with float layers in place of packed ones; 8-bit tables stay codes, ``narrow`` halves stay halves."""
     plain = copy.deepcopy(module)
     for name, layer in packed.items():
         encoding = layer.encoding
         stands: nn.Module
         if isinstance(encoding, Half) and encoding.dtype == "float16":
-            stands = layer.to_float()
+            stands = _HALVES[type(layer)](layer) if narrow else layer.to_float()
         elif (
             isinstance(layer, PackedEmbedding)
             and isinstance(encoding, Groups)
@@ -192,6 +232,7 @@ def _scheme(
             "bias": "int32",
             "largest_weight": max(int(layer.integers().abs().max()) for layer in integer.values()),
             "layers": len(integer),
+            "dynamic_layers": sum(layer.dynamic for layer in integer.values()),
         }
     if len(packed) > len(half):
         told["coded_tables"] = len(packed) - len(half)

@@ -3,12 +3,14 @@
 The float twin is exported; every ranged tensor then gets one quantize/dequantize pair that all readers share, and
 every weight its own, with the scales and zero points of the bundle: the converter decides nothing again. Activations
 are s8 (the bundle's u8 grid, shifted by 128), weights s8 per output channel, biases float, which converters round to
-32 bits at the product of both scales. A layer that reads its own range while it runs has the calibrated one here.
+32 bits at the product of both scales. A layer that reads its own range while it runs does so here too: for
+XNNPACK the operators of such a rounding stand before it; for LiteRT it stays float and its integers go beside it.
 """
 
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from lwplugin.quantize.scheme import AffineGrid
 _quantized = torch.ops.quantized_decomposed
 _KERNELS = frozenset(getattr(torch.ops.aten, name) for name in ("conv2d", "linear"))
 _SHIFT = 128
+_LEAST_SCALE = torch.finfo(torch.float32).eps
 
 
 class ConvAs2d(nn.Module):
@@ -98,7 +101,7 @@ def lower(
     Args:
         layers: quantized layers by the dotted names that, behind ``prefix``, their twins have in the program.
         weights_as_integers: weights are stored as s8 (XNNPACK); else as their float values with a quantize
-            operator of their own (LiteRT).
+            operator of their own (LiteRT), or as they are where the layer reads its own range.
 
     Raises ExportError where a layer's weight is read by something else than its own operator.
     """
@@ -121,9 +124,13 @@ def lower(
             got=", ".join(sorted(missing)[:5]),
             do="leave these layers in float with skip",
         )
-    _place_activations(graph, found)
+    _place_activations(graph, {node: layer for node, layer in found.items() if not layer.dynamic})
+    for node, layer in found.items():
+        if layer.dynamic and weights_as_integers:
+            _round_to_own_range(graph, node)
     for place, (node, layer) in enumerate(found.items()):
-        _round_weight(program, node, layer, place, weights_as_integers)
+        if weights_as_integers or not layer.dynamic:
+            _round_weight(program, node, layer, place, weights_as_integers)
     graph.lint()
     program.recompile()
     return program
@@ -190,6 +197,21 @@ def _pair(graph: fx.Graph, node: fx.Node, grid: AffineGrid) -> fx.Node:
         rounded = graph.call_function(_quantized.quantize_per_tensor.default, (node, *numbers))
     with graph.inserting_after(rounded):
         return graph.call_function(_quantized.dequantize_per_tensor.default, (rounded, *numbers))
+
+
+def _round_to_own_range(graph: fx.Graph, node: fx.Node) -> None:
+    """The layer's input is rounded to the range that it turns out to have; each reader has operators of its own."""
+    (source,) = data_inputs(node)[:1]
+    limits = (-128, 127)
+    with graph.inserting_before(node):
+        chosen = graph.call_function(
+            _quantized.choose_qparams.tensor, (source, *limits, _LEAST_SCALE, torch.int8)
+        )
+        scale, zero = (graph.call_function(operator.getitem, (chosen, place)) for place in (0, 1))
+        numbers = (scale, zero, *limits, torch.int8)
+        rounded = graph.call_function(_quantized.quantize_per_tensor.tensor, (source, *numbers))
+        back = graph.call_function(_quantized.dequantize_per_tensor.tensor, (rounded, *numbers))
+    node.update_arg(0, back)
 
 
 def _round_weight(

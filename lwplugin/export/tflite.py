@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field
 
 from lwplugin import toolchain
@@ -93,13 +94,21 @@ def _converted(
 def job_of(
     handed: Handover, program: Path, output: Path, told: dict[str, str], *, dynamic: bool
 ) -> dict[str, Any]:
-    """What the toolchain's worker reads."""
+    """What the toolchain's worker reads; the integers of layers that read their own range lie beside the program."""
+    integers = program.with_name("integers.npz")
+    layers = {
+        f"{kind}{place}": tensor.numpy()
+        for place, layer in enumerate(handed.dynamic)
+        for kind, tensor in zip(("integers", "scale"), layer)
+    }
+    np.savez(integers, **layers)  # type: ignore[arg-type]
     return {
         "program": str(program.absolute()),
         "output": str(output.absolute()),
         "inputs": list(handed.inputs),
         "result": OUTPUT,
         "integer": handed.integer,
+        "dynamic_layers": str(integers.absolute()),
         "half": bool(handed.half),
         "dynamic": dynamic,
         "facts": told,

@@ -15,15 +15,30 @@ from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the Q/DQ operators
+from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 
 FACTS = "lwplugin_facts"
 
 
+def keep_half_filters() -> None:
+    """XNNPACK reads the filters of 16-bit convolutions in 16 bits; ExecuTorch 1.5's converter widens them first."""
+    define = NodeVisitor.define_tensor
+
+    def narrow(self: Any, tensor: Any, *arguments: Any, **options: Any) -> None:
+        value = tensor.meta.get("val")
+        if getattr(value, "dtype", None) is torch.float16 and value.ndim == 4:
+            options["force_fp32"] = False
+        define(self, tensor, *arguments, **options)
+
+    NodeVisitor.define_tensor = narrow
+
+
 def convert(job: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """The file's bytes and what runs where."""
     program = torch.export.load(job["program"])
+    keep_half_filters()
     edge = to_edge_transform_and_lower(
         program, partitioner=[XnnpackPartitioner()], constant_methods={FACTS: job["facts"]}
     )

@@ -1,7 +1,8 @@
 """``litert.py JOB ANSWER``: a torch.export program → one TFLite file. Runs in the toolchain's own Python.
 
 JOB: ``program`` and ``output`` (paths), ``inputs`` (names, in order), ``result`` (the output's name), ``integer``
-(the program has Q/DQ operators), ``half`` (tables are stored in 16 bits), ``dynamic`` (free batch),
+(the program has Q/DQ operators), ``dynamic_layers`` (npz with ``integers`` [out, in] and ``scale`` [out] of layers
+whose float input is rounded when they run), ``half`` (tables are stored in 16 bits), ``dynamic`` (free batch),
 ``facts`` (text by key, written into the file). ANSWER: ``inputs`` as the file has them, or ``refused``.
 """
 
@@ -56,6 +57,7 @@ def finish(content: bytes, job: dict[str, Any]) -> tuple[bytes, list[dict[str, A
         inputs.append({"name": entry.name, "dtype": _dtype(tensor.type), "shape": _shape(tensor)})
     (result,) = signature.outputs
     result.name = graph.tensors[result.tensorIndex].name = job["result"]
+    _round_when_run(model, graph, job["dynamic_layers"])
     if job["half"]:
         _store_halves(model, graph)
     _add_facts(model, job["facts"])
@@ -115,6 +117,53 @@ def _operator(model: Any, kind: str, source: int, target: int) -> Any:
     return operator
 
 
+def _round_when_run(model: Any, graph: Any, file: str) -> None:
+    """Float products with these very weights get the integers instead: their kernel rounds the input itself.
+
+    Raises ValueError where the converter has changed the weights of one.
+    """
+    with np.load(file, allow_pickle=False) as stored:
+        layers = [(stored[f"integers{place}"], stored[f"scale{place}"]) for place in range(len(stored) // 2)]
+    kinds = [entry.builtinCode for entry in model.operatorCodes]
+    products = [
+        each for each in graph.operators if kinds[each.opcodeIndex] == schema.BuiltinOperator.FULLY_CONNECTED
+    ]
+    floats = {each.inputs[1]: _float_constant(model, graph.tensors[each.inputs[1]]) for each in products}
+    for integers, scale in layers:
+        numbers = integers.astype(np.float32) * scale[:, None]
+        places = [
+            place for place, held in floats.items() if held is not None and np.array_equal(held, numbers)
+        ]
+        if not places:
+            raise ValueError(f"no product has the weights {list(integers.shape)} of a dynamic layer any more")
+        for place in places:
+            tensor, buffer, grid = graph.tensors[place], schema.BufferT(), schema.QuantizationParametersT()
+            grid.scale, grid.zeroPoint = scale.astype(np.float32), np.zeros(len(scale), np.int64)
+            tensor.type, tensor.quantization = schema.TensorType.INT8, grid
+            tensor.buffer = len(model.buffers)
+            buffer.data = integers.astype(np.int8).view(np.uint8).reshape(-1)
+            model.buffers.append(buffer)
+            for each in products:
+                if each.inputs[1] == place:
+                    each.builtinOptions.asymmetricQuantizeInputs = True
+    _drop_unread(model)
+
+
+def _float_constant(model: Any, tensor: Any) -> Any:
+    data = model.buffers[tensor.buffer].data
+    if tensor.type != schema.TensorType.FLOAT32 or data is None:
+        return None
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), np.float32).reshape(tensor.shape)
+
+
+def _drop_unread(model: Any) -> None:
+    read = {tensor.buffer for each in model.subgraphs for tensor in each.tensors}
+    read |= {entry.buffer for entry in model.metadata or []}
+    for place, held in enumerate(model.buffers):
+        if place not in read:
+            held.data = None
+
+
 def _store_halves(model: Any, graph: Any) -> None:
     """Float tables become 16-bit ones with a DEQUANTIZE before their readers."""
     added = []
@@ -135,11 +184,7 @@ def _store_halves(model: Any, graph: Any) -> None:
         graph.tensors.append(stored)
         added.append(_operator(model, "DEQUANTIZE", len(graph.tensors) - 1, place))
     graph.operators = added + list(graph.operators)
-    read = {tensor.buffer for each in model.subgraphs for tensor in each.tensors}
-    read |= {entry.buffer for entry in model.metadata or []}
-    for place, held in enumerate(model.buffers):
-        if place not in read:
-            held.data = None
+    _drop_unread(model)
 
 
 def _add_facts(model: Any, facts: dict[str, str]) -> None:
@@ -156,12 +201,12 @@ def main(described: str, answered: str) -> None:
     began = time.perf_counter()
     try:
         content = convert(job)
+        seconds = time.perf_counter() - began
+        content, inputs = finish(content, job)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         answer: dict[str, Any] = {"refused": f"{type(error).__name__}: {' '.join(lines)[:600]}"}
     else:
-        seconds = time.perf_counter() - began
-        content, inputs = finish(content, job)
         Path(job["output"]).write_bytes(content)
         answer = {"inputs": inputs, "convert_s": seconds}
     Path(answered).write_text(json.dumps(answer), encoding="utf-8")

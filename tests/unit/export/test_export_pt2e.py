@@ -131,7 +131,7 @@ def test_tables_stay_codes_and_give_the_same_rows(tmp_path: Path) -> None:
     light = quantize(Words().eval(), data)
     made, program = handed(light, data, tmp_path)
     assert made.scheme["coded_tables"] == 1
-    assert {buffer.dtype for name, buffer in program.named_buffers() if "codes" in name} == {torch.uint8}
+    assert {buffer.dtype for name, buffer in program.named_buffers() if "codes" in name} == {torch.int8}
     with torch.no_grad():
         assert (
             output_sqnr_db(call(made.module, made.example).numpy(), call(program, made.example).numpy()) > 30
@@ -160,6 +160,50 @@ def test_smoothed_inputs_are_scaled_before_they_are_rounded(tmp_path: Path) -> N
         with torch.no_grad():
             wanted, got = call(made.module, made.example), call(program, made.example)
         assert output_sqnr_db(wanted.numpy(), got.numpy()) > 30
+
+
+def test_inputs_are_rounded_to_the_range_they_turn_out_to_have(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).eval()
+    x = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
+    x[50:] *= 30  # far outside what calibration saw
+    data = from_arrays(calibration=(x[:40], None), test=(x[50:], None), task="embedding")
+    light = quantize(net, data, activations="dynamic")
+    made, program = handed(light, data, tmp_path)
+    with torch.no_grad():
+        wanted, got = call(made.module, made.example), call(program, made.example)
+    assert output_sqnr_db(wanted.numpy(), got.numpy()) > 40
+    assert made.scheme["dynamic_layers"] == 2
+    made, program = handed(light, data, tmp_path, weights_as_integers=False)
+    integers, scale = made.dynamic[0]
+    assert torch.equal(integers * scale[:, None], dict(program.named_parameters())["module.0.weight"])
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_half_layers_hold_16_bits_where_the_runtime_stores_what_it_computes_with(
+    kind: str, trained_net: nn.Module, digits_data: Data, tmp_path: Path
+) -> None:
+    net, data = trained_net, digits_data
+    if kind == "linear":
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(50, 16), nn.LayerNorm(16), nn.Linear(16, 4)).eval()
+        ids = np.random.default_rng(0).integers(0, 50, (60, 6))
+        data = from_arrays(
+            calibration=(ids[:40], None), test=(ids[40:], None), task="embedding", duplicates="ignore"
+        )
+    light = _light(quantize(net, data, method="half"))
+    file = tmp_path / "model.pt2"
+    made = hand_over(light, data, file, examples=16, batch=1, weights_as_integers=True, half_inside=True)
+    program = torch.export.load(file)
+    held = [tensor.dtype for tensor in program.state_dict.values() if tensor.ndim > 1]
+    assert held
+    assert set(held) == {torch.float16}
+    normed = {tensor.dtype for name, tensor in program.state_dict.items() if name.startswith("module.1.")}
+    assert normed == ({torch.float32} if kind == "linear" else set())
+    x = made.example[:1]
+    with torch.no_grad():
+        got = program.module(check_guards=False)(x)
+        assert output_sqnr_db(made.module(x).numpy(), got.numpy()) > 45
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,26 @@ def test_it_answers_as_the_model_at_any_batch_with_the_facts_inside(
 
 @pytest.mark.slow
 @pytest.mark.toolchain("litert")
+def test_layers_that_read_their_own_range_keep_the_bundle_s_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(50, 64), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 32)).eval()
+    ids = np.random.default_rng(0).integers(0, 50, (60, 6))
+    data = from_arrays(
+        calibration=(ids[:40], None), test=(ids[40:], None), task="embedding", duplicates="ignore"
+    )
+    light = quantize(net, data, activations="dynamic")
+    made = export(light, data, format="tflite", path=tmp_path, batch=1)
+    assert made.scheme["dynamic_layers"] == 2
+    assert made.meta["parity"]["sqnr_db"] > 30
+    content = made.file.read_bytes()
+    assert all(
+        light.module.get_submodule(name).integers().numpy().tobytes() in content for name in ("1", "3")
+    )
+    assert len(content) < 0.4 * 4 * (50 * 64 + 64 * 256 + 256 * 32)
+
+
+@pytest.mark.slow
+@pytest.mark.toolchain("litert")
 def test_two_inputs_keep_their_names_and_a_fixed_batch_is_said(tmp_path: Path) -> None:
     class Pair(nn.Module):
         def forward(self, right: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
