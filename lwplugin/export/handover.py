@@ -15,7 +15,7 @@ from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError
 from lwplugin.export.parity import check
 from lwplugin.export.program import Arguments, to_program
-from lwplugin.export.pt2e import float_twin, lower
+from lwplugin.export.pt2e import float_twin, lower, reads_own_range
 from lwplugin.export.pt2e_ranges import packet
 from lwplugin.export.source import OneOutput
 from lwplugin.quantize.encodings import Groups, Half
@@ -161,7 +161,9 @@ def hand_over(
         integer=bool(integer),
         half=half,
         inputs=tuple(tensors(example)),
-        dynamic=tuple((layer.integers(), layer.scale[:, 0]) for layer in integer.values() if layer.dynamic),
+        dynamic=tuple(
+            (layer.integers(), layer.scale[:, 0]) for layer in integer.values() if reads_own_range(layer)
+        ),
     )
 
 
@@ -232,7 +234,7 @@ def _scheme(
             "bias": "int32",
             "largest_weight": max(int(layer.integers().abs().max()) for layer in integer.values()),
             "layers": len(integer),
-            "dynamic_layers": sum(layer.dynamic for layer in integer.values()),
+            "dynamic_layers": sum(map(reads_own_range, integer.values())),
         }
     if len(packed) > len(half):
         told["coded_tables"] = len(packed) - len(half)

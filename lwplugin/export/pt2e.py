@@ -93,6 +93,11 @@ def float_twin(module: nn.Module, layers: dict[str, QuantLayer]) -> nn.Module:
     return twin
 
 
+def reads_own_range(layer: QuantLayer) -> bool:
+    """Whether the input is rounded to the range that it turns out to have; linear layers alone can."""
+    return isinstance(layer, QuantLinear) and layer.dynamic
+
+
 def lower(
     program: fx.GraphModule, layers: dict[str, QuantLayer], *, prefix: str, weights_as_integers: bool
 ) -> fx.GraphModule:
@@ -124,12 +129,12 @@ def lower(
             got=", ".join(sorted(missing)[:5]),
             do="leave these layers in float with skip",
         )
-    _place_activations(graph, {node: layer for node, layer in found.items() if not layer.dynamic})
+    _place_activations(graph, {node: layer for node, layer in found.items() if not reads_own_range(layer)})
     for node, layer in found.items():
-        if layer.dynamic and weights_as_integers:
+        if reads_own_range(layer) and weights_as_integers:
             _round_to_own_range(graph, node)
     for place, (node, layer) in enumerate(found.items()):
-        if weights_as_integers or not layer.dynamic:
+        if weights_as_integers or not reads_own_range(layer):
             _round_weight(program, node, layer, place, weights_as_integers)
     graph.lint()
     program.recompile()

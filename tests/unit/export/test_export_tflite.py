@@ -94,8 +94,17 @@ def test_it_answers_as_the_model_at_any_batch_with_the_facts_inside(
 @pytest.mark.slow
 @pytest.mark.toolchain("litert")
 def test_layers_that_read_their_own_range_keep_the_bundle_s_integers(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 64)
+            self.inner, self.outer = nn.Linear(64, 256), nn.Linear(256, 32)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.outer(nn.functional.gelu(self.inner(self.table(ids)))).mean(1)
+
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Embedding(50, 64), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 32)).eval()
+    net = Words().eval()
     ids = np.random.default_rng(0).integers(0, 50, (60, 6))
     data = from_arrays(
         calibration=(ids[:40], None), test=(ids[40:], None), task="embedding", duplicates="ignore"
