@@ -15,6 +15,7 @@ from lwplugin.export.onnx_quantized import SCHEMES
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts, root_cause
 from lwplugin.quantize.encodings import Encoding, Groups, Half
+from lwplugin.quantize.layers import QuantLinear
 from lwplugin.quantize.packed import PackedLayer
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
     _need_package()
     graph = source.graph_of(light, data, _as_onnx(light, options), progress, scheme=_LAYOUT)
     file, weights = directory / FILE, directory / WEIGHTS
-    half = any(isinstance(encoding, Half) for encoding in _encodings(light))
-    _convert(graph, {**facts(light), **options.metadata}, file, half=half)
+    _convert(graph, {**facts(light), **options.metadata}, file, as_written=_folding_widens(light))
     progress("export openvino", 2, 3)
     meta: dict[str, Any] = {}
     if options.parity:
@@ -78,11 +78,16 @@ def _encodings(light: LightModel) -> list[Encoding]:
     return [layer.encoding for layer in light.module.modules() if isinstance(layer, PackedLayer)]
 
 
-def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, half: bool) -> None:
-    """Write the pair of files; ExportError with OpenVINO's reason where it cannot read the graph.
+def _folding_widens(light: LightModel) -> bool:
+    """Whether converting would store weights in 32 bits that have fewer: it folds batch norms into 16-bit ones
+    and writes products that round their own input in float. Compiling does both, after reading the file."""
+    return any(isinstance(encoding, Half) for encoding in _encodings(light)) or any(
+        isinstance(layer, QuantLinear) and layer.dynamic for layer in light.module.modules()
+    )
 
-    ``half``: there are 16-bit weights, which stay as they are.
-    """
+
+def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, as_written: bool) -> None:
+    """Write the pair of files, ``as_written`` or converted; ExportError with OpenVINO's reason where it cannot read."""
     import openvino
 
     _refuse_packed(graph)
@@ -90,8 +95,7 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, half: boo
         onnx_file = Path(scratch) / source.FILE
         source.save(graph.proto, onnx_file)
         try:
-            if half:
-                # Converting folds a batch norm into the weights before it: new numbers, which 16 bits do not hold.
+            if as_written:
                 model = openvino.Core().read_model(str(onnx_file))
             else:
                 model = openvino.convert_model(str(onnx_file), share_weights=False)
