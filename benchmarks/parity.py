@@ -44,7 +44,7 @@ from graphs import _classes
 from lwplugin.data import Data, from_arrays
 from lwplugin.data.batch import call, tensors
 from lwplugin.errors import LwpluginError
-from lwplugin.export import export
+from lwplugin.export import export, foreseen
 from lwplugin.export.parity import max_abs_error, output_sqnr_db, run_fresh
 from lwplugin.measure.runtimes.base import runtime_of
 from lwplugin.quantize import quantize
@@ -269,6 +269,20 @@ class Bench:
 Results = dict[str, dict[str, Any]]
 
 
+def foreseen_rows() -> Results:
+    """The cells that are refused by the names of format and method, as a recipe would be: no model is needed."""
+    found: Results = {}
+    for name in CASES:
+        for kind, how in BUNDLES.items():
+            options = dict(how or {})
+            method = options.pop("method", None)
+            for form in FORMATS:
+                reason = foreseen.quantized(form, method, options) if method else None
+                if reason:
+                    found[f"{name}/{kind}/{form}"] = {"refused": reason[0].upper() + reason[1:]}
+    return found
+
+
 def cell(row: dict[str, Any] | None, reasons: list[str]) -> str:
     """``error · SQNR · metric``, or the number of the reason why not, which is added to ``reasons``."""
     if row is None:
@@ -335,6 +349,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: Results = json.loads(options.json.read_text()) if options.json.is_file() else {}
+    rows |= foreseen_rows()
 
     def keep(key: str, row: dict[str, Any]) -> None:
         rows[key] = row
