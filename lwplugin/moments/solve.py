@@ -143,7 +143,7 @@ class BlockRemoval:
         if b == 1:
             costs = w.square().sum(0) / self._diagonal[:, 0, 0].clamp_min(1e-300)
         else:
-            w = w.reshape(-1, n, b).permute(1, 2, 0)
+            w = w.reshape(len(w), n, b).permute(1, 2, 0)
             costs = (w * torch.linalg.solve(self._diagonal, w)).sum((1, 2))
         found = torch.full((self._count,), torch.inf, dtype=costs.dtype)
         found[self._present] = torch.where(self._gone[self._present], torch.inf, costs.clamp_min(0))

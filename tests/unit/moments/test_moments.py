@@ -113,6 +113,17 @@ def test_removal_stays_exact_over_many_updates_of_the_inverse() -> None:
     assert torch.isinf(removal.costs()).sum() == 35
 
 
+def test_nothing_is_left_after_the_last_block() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(400, 128, dtype=torch.float64)
+    weight = torch.randn(3, 128, dtype=torch.float64)
+    removal = BlockRemoval(x.T @ x / 400, weight, [np.arange(64), np.arange(64, 128)], ridge=1e-12)
+    for block in (1, 0):
+        removal.remove(block)
+    assert torch.isinf(removal.costs()).all()
+    assert not removal.weight().any()
+
+
 def test_repair_lowers_the_error_on_inputs_it_never_saw() -> None:
     torch.manual_seed(0)
     parent = nn.Sequential(
