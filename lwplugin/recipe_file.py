@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lwplugin.data.spec import DataSpec, TaskSpec
-from lwplugin.errors import RecipeError
+from lwplugin.data.spec import TASKS, DataSpec, TaskSpec
+from lwplugin.data.user_code import load_object
+from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.export import foreseen
 from lwplugin.measure.inventory import check_target
 from lwplugin.methods import option_model
@@ -45,6 +46,7 @@ def parse_recipe(text: str, *, name: str = "recipe") -> Recipe:
         problems += explain(error, document, Recipe, ())
     problems += _device_problems(recipe)
     problems += _format_problems(recipe)
+    problems += _gate_problems(recipe)
     problems += _option_problems(document, known_bad={problem.place[:2] for problem in problems})
     if problems or recipe is None:
         raise RecipeError(report(name, tree, problems))
@@ -100,6 +102,31 @@ def _format_problems(recipe: Recipe | None) -> list[Problem]:
                 problems.append(Problem(place, f"after compress[{line}] (quantize: {step.method}), {reason}"))
         if recipe.register_ is not None and (reason := foreseen.registered(target.format)):
             problems.append(Problem(place, reason))
+    return problems
+
+
+def _gate_problems(recipe: Recipe | None) -> list[Problem]:
+    """What the gate could only answer with an error, hours later, where that is known now: a built-in task has
+    its metrics, a built-in source its columns; a function of the user's own may bring others."""
+    if recipe is None:
+        return []
+    problems: list[Problem] = []
+    gate, data, task = recipe.gate, recipe.data, recipe.task.name
+    if not gate.max_drop and gate.min_agreement is None:
+        problems.append(Problem(("gate",), "has no threshold; give max_drop or min_agreement"))
+    if ":" in data.source or task not in TASKS:
+        return problems
+    metrics = load_object(TASKS[task], what="task").bounded_metrics()
+    for metric in gate.max_drop:
+        if metric not in metrics:
+            message = f"is no metric of {task} that the gate can bound; {did_you_mean(metric, metrics)}"
+            problems.append(Problem(("gate", "max_drop", metric), message))
+    columns = {*data.slices, *(["label"] if task == "classification" else [])}
+    for index, column in enumerate(gate.slices):
+        if column not in columns:
+            known = did_you_mean(column, columns) if columns else "there is none"
+            message = f"'{column}' is no column of data.slices; {known}"
+            problems.append(Problem(("gate", "slices", index), message))
     return problems
 
 

@@ -46,6 +46,11 @@ class Task(ABC):
     def __init__(self, **options: Any) -> None:
         self.options = _validated(type(self), options)
 
+    @classmethod
+    def bounded_metrics(cls) -> tuple[str, ...]:
+        """Metrics that are the mean of per-example scores, up to their sign: whose drop the gate can bound."""
+        return (cls.metric,)
+
     @abstractmethod
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch, to be minimised."""

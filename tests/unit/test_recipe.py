@@ -116,6 +116,15 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
             "leave `register` out",
         ),
         (changed(targets=[{"name": "a", "format": "tensorrt"}]), "write device 'cuda'"),
+        (changed(gate={}), ": gate: has no threshold; give max_drop or min_agreement"),
+        (
+            changed(gate={"max_drop": {"acuracy": 0.1}}),
+            "gate.max_drop.acuracy: is no metric of classification",
+        ),
+        (changed(gate={"max_drop": {"log_loss": 0.1}}), "known: accuracy"),
+        (changed(task="regression", gate={"max_drop": {"rmse": 0.1}}), "known: mae, neg_mae"),
+        (changed(gate={"max_drop": {"accuracy": 0.1}, "slices": ["labl"]}), "did you mean 'label'"),
+        (changed(task="regression", gate={"max_drop": {"mae": 1}, "slices": ["label"]}), "there is none"),
         (GOOD + "seed: 1\nseed: 2\n", "written twice"),
         ("model: [", "line"),
         ("- just\n- a list\n", "holds no recipe"),
@@ -129,6 +138,13 @@ def test_what_cannot_be_used_is_refused_with_the_reason(text: str, expected: str
 @pytest.mark.parametrize("password", ["secret", "a@secret"])
 def test_a_refused_password_is_not_repeated(password: str) -> None:
     assert "secret" not in message(changed(tracking_uri=f"http://me:{password}@host"))
+def test_what_a_function_of_the_users_own_may_bring_is_not_judged_beforehand() -> None:
+    own = {"max_drop": {"f1_macro": 0.1}, "slices": ["country"]}
+    assert parse_recipe(changed(data={"source": "m:f"}, gate=own)).gate.slices == ("country",)
+
+
+def test_a_refused_password_is_not_repeated() -> None:
+    assert "secret" not in message(changed(tracking_uri="http://me:secret@host"))
 
 
 def test_all_problems_are_told_at_once() -> None:

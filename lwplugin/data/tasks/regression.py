@@ -38,6 +38,10 @@ class Regression(Task):
     output_keys = ("predictions", "prediction", *Task.output_keys)
     Options: ClassVar[type[TaskOptions]] = RegressionOptions
 
+    @classmethod
+    def bounded_metrics(cls) -> tuple[str, ...]:
+        return cls.metric, "mae"
+
     def cast(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.to(torch.float32)
 
