@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 
 from lwplugin.artifact import digest_json
 from lwplugin.data.spec import DataSpec, TaskSpec
-from lwplugin.errors import did_you_mean
+from lwplugin.errors import RecipeError, did_you_mean
 from lwplugin.export.base import FORMATS
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.measure.config import MeasureOptions
@@ -19,6 +19,7 @@ from lwplugin.resources import ALL, Resources
 from lwplugin.secret import holds_password
 
 STEPS = ("pull", *families(), "export", "measure", "gate", "report", "register")
+MODEL = r"^models:/[^/@]+(@[^/@]+|/\d+)$"
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 
 
@@ -114,9 +115,7 @@ class Register(_Block):
 class Recipe(_Block):
     """Read with `lwplugin.load_recipe`; unknown keys are errors and nothing is interpolated."""
 
-    model: str = Field(
-        pattern=r"^models:/[^/@]+(@[^/@]+|/\d+)$", description="models:/name@alias or models:/name/3"
-    )
+    model: str = Field(pattern=MODEL, description="models:/name@alias or models:/name/3")
     data: DataSpec
     task: TaskSpec = Field(default_factory=lambda: TaskSpec.model_validate("classification"))
     seed: int = Field(
@@ -174,6 +173,16 @@ class Recipe(_Block):
                 "gate.max_drop_corrupted judges corrupted copies of the test, and measure.corruptions asks for none"
             )
         return self
+
+    def of_model(self, uri: str) -> Recipe:
+        """The same recipe for another model. Raises RecipeError for what is no `models:/name@alias` or `/3`."""
+        if not re.fullmatch(MODEL, uri):
+            raise RecipeError(
+                "Not a model version of a registry",
+                got=repr(uri),
+                do="write models:/<name>@<alias> or models:/<name>/<version>",
+            )
+        return self.model_copy(update={"model": uri})
 
     @property
     def digest(self) -> str:

@@ -51,7 +51,8 @@ def compose(text: str, *, name: str, holds: str, do: str) -> tuple[yaml.Node, di
     except yaml.YAMLError as error:
         raise RecipeError(f"{name} is not YAML: {_yaml_message(error)}") from None
     if not isinstance(document, dict) or tree is None:
-        raise RecipeError(f"{name} holds no {holds}", got=type(document).__name__, do=do)
+        got = "an empty file" if document is None else f"a {type(document).__name__}"
+        raise RecipeError(f"{name} holds no {holds}", got=got, do=do)
     return tree, document
 
 

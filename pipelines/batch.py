@@ -27,13 +27,8 @@ def jobs(recipes: Sequence[Recipe], models: Sequence[str] = ()) -> tuple[Job, ..
         raise RecipeError(
             "Several models need one recipe for all of them", got=f"{len(recipes)} recipes", do="give one"
         )
-    chosen = [with_model(recipes[0], model) for model in models] if models else list(recipes)
+    chosen = [recipes[0].of_model(model) for model in models] if models else list(recipes)
     return tuple(Job(recipe.model.removeprefix("models:/"), recipe) for recipe in chosen)
-
-
-def with_model(recipe: Recipe, model: str) -> Recipe:
-    """The same recipe for another model."""
-    return Recipe.model_validate({**recipe.model_dump(by_alias=True), "model": model})
 
 
 def rows(outcomes: Mapping[str, Outcome | str]) -> list[dict[str, Any]]:

@@ -107,6 +107,10 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, LwpluginError):
             click.echo(f"error: {error}", err=True)
+        elif (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # a full disk, a folder of somebody else's
+            click.echo(f"error: {error.filename}: {error.strerror}.", err=True)
         else:
             click.echo(
                 f"error: unexpected {type(error).__name__}: {error} (LWPLUGIN_DEBUG=1 shows where)", err=True

@@ -71,10 +71,16 @@ def compile_command(
 ) -> int:
     if train and models:
         raise click.UsageError("--train makes one model, --for-model names others: give one of the two")
+    if train and not all(train.rpartition(":")):
+        raise click.UsageError(f"--train takes MODULE:FUNCTION, got '{train}'")
     with only_json(as_json) as out:
+        from lwplugin.recipe import load_recipe
+
         with extra(engine, why=f"--engine {engine}"):
             from lwplugin.pipelines.kubeflow import ready
             from lwplugin.pipelines.kubeflow.compile import compile_plan
+        for uri in models:
+            load_recipe(recipe).of_model(uri)
         late = at_start or bool(train or models)
         plan = plan_of(recipe, model, tracking_uri, at_start=late)
         where = deployment(recipe, image, late)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from lwplugin.cli.output import json_option, only_json, table, write_json
-from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.cli.run import chosen_target
 
 
 @click.command("gate", help="Judge the COMPARISON directory of a measure step by the policy of a recipe.")
@@ -28,10 +28,7 @@ def gate_command(
 
         loaded = load_recipe(recipe)
         names = [each.name for each in loaded.targets]
-        if target is None and len(names) == 1:
-            target = names[0]
-        if target not in names:
-            raise RecipeError(f"{recipe} has no target {target!r}", do=did_you_mean(target or "", names))
+        target = chosen_target(recipe, target, names)
         budget = loaded.targets[names.index(target)].budget
         verdict = gate(comparison, loaded.gate, budget=budget)
         if output is not None:

@@ -32,16 +32,12 @@ def methods_command(family: str | None, method: str | None, as_json: bool) -> in
             click.echo(table([("option", "default", "what it does"), *map(_option_row, rows[0]["options"])]))
         else:
             lines = [
-                (
-                    row["family"],
-                    row["method"] + (" *" if row["default"] else ""),
-                    ", ".join(option["name"] for option in row["options"]),
-                )
+                (row["family"], row["method"] + (" *" if row["default"] else ""), row["summary"])
                 for row in rows
             ]
-            click.echo(table([("family", "method", "options"), *lines]))
+            click.echo(table([("family", "method", "what it does"), *lines]))
             click.echo(
-                "* runs where a recipe names no method. `lwplugin methods FAMILY METHOD` explains options."
+                "* runs where a recipe names no method. `lwplugin methods FAMILY METHOD` lists its options."
             )
     return 0
 

@@ -22,7 +22,7 @@ data: {source: digits}
 task: classification        # multi_label, regression, embedding, token_classification, module:Class
 seed: 0
 
-# What is done, in this order. `lwplugin methods` lists every method and option.
+# What is done, in this order. `lwplugin methods` lists every method, `lwplugin methods prune taylor` its options.
 compress:
   - prune: {method: taylor, macs: 0.5, finetune_epochs: 3}
   - quantize: {method: int8, calibrator: entropy}

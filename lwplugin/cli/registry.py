@@ -10,8 +10,16 @@ import click
 
 from lwplugin.cli.check import held_to
 from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
-from lwplugin.cli.run import model_option, open_store, plan_of, recipe_argument, store_option, tracking_option
-from lwplugin.errors import RecipeError, RegistryError, did_you_mean
+from lwplugin.cli.run import (
+    chosen_target,
+    model_option,
+    open_store,
+    plan_of,
+    recipe_argument,
+    store_option,
+    tracking_option,
+)
+from lwplugin.errors import RecipeError, RegistryError
 
 _VERSION = re.compile(r"^models:/(?P<name>[^/@]+)/(?P<version>\d+)$")
 _ALIAS = re.compile(r"^models:/(?P<name>[^/@]+)@(?P<alias>[^/@]+)$")
@@ -40,10 +48,7 @@ def register_command(
         from lwplugin.pipelines.local import look_up
 
         plan, place = plan_of(recipe, model, tracking_uri), open_store(store)
-        targets = plan.targets
-        target = target or (targets[0] if len(targets) == 1 else None)
-        if target not in targets:
-            raise RecipeError(f"{recipe} has no target {target!r}", do=did_you_mean(target or "", targets))
+        target = chosen_target(recipe, target, plan.targets)
         planned = next(
             (step for step in plan.steps if (step.step, step.target) == ("register", target)), None
         )

@@ -7,12 +7,14 @@ import os
 import shutil
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
+from lwplugin.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from lwplugin.artifact import Store
@@ -48,17 +50,28 @@ def open_store(store: Path | None) -> Store:
 def plan_of(recipe: Path, model: str | None, tracking_uri: str | None, *, at_start: bool = False) -> Plan:
     """Read the recipe, ask the registry which version it means (``at_start``: ask nobody yet), and plan."""
     from lwplugin.pipelines.plan import make_plan
-    from lwplugin.recipe import Recipe, load_recipe
+    from lwplugin.recipe import load_recipe
     from lwplugin.registry import Resolved, resolve
 
     loaded = load_recipe(recipe)
     if model is not None:
-        loaded = Recipe.model_validate({**loaded.model_dump(by_alias=True), "model": model})
+        loaded = loaded.of_model(model)
     if at_start:
         parent = Resolved.unknown(loaded.model)
     else:
         parent = resolve(loaded.model, tracking_uri=tracking_uri or loaded.tracking_uri)
     return make_plan(loaded, parent, tracking_uri=tracking_uri)
+
+
+def chosen_target(recipe: Path, named: str | None, targets: Sequence[str]) -> str:
+    """The target that --target names, or the only one. Raises RecipeError."""
+    if named is None and len(targets) == 1:
+        return targets[0]
+    if named is None:
+        raise RecipeError(f"{recipe} has several targets", do=f"say --target {'|'.join(targets)}")
+    if named not in targets:
+        raise RecipeError(f"{recipe} has no target '{named}'", do=did_you_mean(named, targets))
+    return named
 
 
 @click.command("plan", help="Show what RECIPE would run and what the store already has. Runs nothing.")
@@ -189,7 +202,6 @@ def _on(
 
 
 def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool) -> RunResult:
-    from lwplugin.errors import did_you_mean
     from lwplugin.log import log, log_to_stderr
     from lwplugin.pipelines.local import run_plan
     from lwplugin.recipe import load_recipe

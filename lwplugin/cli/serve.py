@@ -139,13 +139,20 @@ def serve_command(
         app = create_app(service, secrets=known, window_s=replay_window)
         # uvicorn raises the signal that ended it once more when all is tidied up; then it is no news.
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-        uvicorn.run(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-        )
+        try:
+            uvicorn.run(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=10,
+            )
+        except SystemExit:  # uvicorn's code of a failed start is our "inconclusive"
+            raise LwpluginError(
+                f"The service could not start on {host}:{port}",
+                got="what the line before says",
+                do="if the address is in use, give another with --port",
+            ) from None
     return 0

@@ -77,6 +77,8 @@ class Findings:
     def reason(self) -> str:
         """The status in one sentence."""
         if not self.findings:
+            if not self.versions:
+                return "The registry holds no such version."
             return f"No rule of the policy speaks of the {self.versions} versions looked at."
         counts = [finding for finding in self.findings if finding.counts]
         if not counts:

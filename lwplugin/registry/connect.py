@@ -28,6 +28,11 @@ _LOGGERS = ("mlflow", "alembic")
 _LOCK = threading.RLock()
 
 
+def address(client: MlflowClient) -> str:
+    """The registry a client asks, without credentials."""
+    return redact(str(client._registry_uri))
+
+
 @contextmanager
 def connected(tracking_uri: str | None = None, registry_uri: str | None = None) -> Iterator[MlflowClient]:
     """An MLflow client for these addresses; None takes MLflow's own settings (MLFLOW_TRACKING_URI, …).
@@ -35,7 +40,7 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
     What the process had set before is restored. Raises RegistryError, without credentials, where MLflow
     refuses.
     """
-    with _LOCK, _environment(), _quiet_loggers():
+    with _LOCK, _environment(), _quiet():
         import mlflow
         from mlflow.exceptions import MlflowException
 
@@ -75,7 +80,9 @@ def _environment() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_loggers() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    import mlflow  # noqa: F401  # first: its import sets the level of its loggers
+
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.errors import RegistryError, did_you_mean
-from lwplugin.registry.connect import connected
+from lwplugin.registry.connect import address, connected
 from lwplugin.secret import redact
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
         return found
     known = [model.name for model in client.search_registered_models(max_results=_LISTED)]
     raise RegistryError(
-        f"The registry has no model '{name}'",
+        f"The registry at {address(client)} has no model '{name}'",
         got=did_you_mean(name, known) if known else "an empty registry",
         do="check the name, or MLFLOW_TRACKING_URI if this is the wrong registry",
     )

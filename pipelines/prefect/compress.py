@@ -22,7 +22,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from lwplugin.artifact import Store
 from lwplugin.errors import LwpluginError
-from lwplugin.recipe import Recipe
+from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.recipe_file import parse_recipe
 from lwplugin.resources import Resources
 
@@ -62,11 +62,10 @@ def read(recipe: str | dict[str, Any], model: str | None = None) -> Recipe:
     import yaml
 
     if isinstance(recipe, str) and "\n" not in recipe and Path(recipe).suffix in (".yaml", ".yml", ".json"):
-        recipe = Path(recipe).read_text(encoding="utf-8")
-    loaded = parse_recipe(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe))
-    if model is None:
-        return loaded
-    return Recipe.model_validate({**loaded.model_dump(by_alias=True), "model": model})
+        loaded = load_recipe(recipe)
+    else:
+        loaded = parse_recipe(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe))
+    return loaded if model is None else loaded.of_model(model)
 
 
 def run_steps(
@@ -119,6 +118,7 @@ def _record_failure(result: RunResult) -> None:
             engine="prefect",
             engine_run=str(flow_run.id),
             recipe_digest=result.plan.recipe_digest,
+            tracking_uri=result.plan.tracking_uri,
         )
     except LwpluginError as error:
         get_run_logger().warning("the failure could not be recorded in the registry: %s", error)

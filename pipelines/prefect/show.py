@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from lwplugin.pipelines.local import RunResult
@@ -22,7 +23,7 @@ def show(result: RunResult) -> None:
         if summary["numbers"]:
             create_table_artifact(rows(summary["numbers"]), key=f"numbers-{slug}", description=target)
         if summary["report"]:
-            link = f"file://{summary['report']}/report.html"
+            link = Path(summary["report"], "report.html").as_uri()
             create_link_artifact(link, link_text="report", key=f"report-{slug}")
         tell(result, target, summary)
 

@@ -76,6 +76,25 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(capsys: pytest.CaptureFi
     assert found.out == ""
 
 
+@pytest.mark.parametrize("command", ["plan", "run", "report"])
+def test_another_model_has_to_be_a_version(
+    command: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke([command, str(recipe), "--model", "net"]) == 2
+    assert capsys.readouterr().err == (
+        "error: Not a model version of a registry: got 'net'. "
+        "Do: write models:/<name>@<alias> or models:/<name>/<version>.\n"
+    )
+
+
+def test_a_file_that_cannot_be_written_is_no_unexpected_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "absent" / "recipe.yaml"
+    assert invoke(["init", str(file)]) == 2
+    assert capsys.readouterr().err == f"error: {file}: No such file or directory.\n"
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from lwplugin.errors import RecipeError
 
@@ -114,6 +133,8 @@ def test_methods_lists_families_methods_and_options(capsys: pytest.CaptureFixtur
     assert calibrator["description"]
     assert invoke(["methods", "quantize", "int8"]) == 0
     assert "calibrator" in capsys.readouterr().out
+    assert invoke(["methods"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 140
     assert invoke(["methods", "quantise"]) == 2
     assert "did you mean 'quantize'" in capsys.readouterr().err
 
@@ -164,6 +185,9 @@ def test_gate_judges_a_comparison_again_and_exits_by_its_verdict(
     assert (tmp_path / "verdict.json").is_file()
     assert invoke(["gate", str(comparison), "--recipe", str(recipe), "--target", "edge-gpu"]) == 2
     assert "edge-cpu" in capsys.readouterr().err
+    recipe.write_text(RECIPE.replace("[{name: edge-cpu}]", "[{name: small}, {name: large}]"))
+    assert invoke(["gate", str(comparison), "--recipe", str(recipe)]) == 2
+    assert "several targets. Do: say --target small|large" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -41,10 +41,20 @@ def test_many_models_are_one_pipeline(recipe: Path) -> None:
     assert document["root"]["inputDefinitions"]["parameters"]["models"]["defaultValue"] == models[1::2]
 
 
+def test_a_model_that_no_run_could_find_is_not_compiled(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = recipe.with_name("pipeline.yaml")
+    assert invoke(["compile", str(recipe), "--for-model", "net", "-o", str(output)]) == 2
+    assert "got 'net'. Do: write models:/" in capsys.readouterr().err
+    assert not output.exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["compile", "RECIPE", "--train", "m:f", "--for-model", "models:/a/1"],
+        ["compile", "RECIPE", "--train", "training"],
         ["compile", "RECIPE", "--engine", "prefect"],
         ["run", "RECIPE", "--engine", "airflow"],
         ["run", "RECIPE", "--engine", "prefect", "--host", "http://kfp"],
