@@ -20,7 +20,12 @@ signed webhooks and reconciles, and a CronJob that looks for what both missed. I
     helm install lwplugin charts/lwplugin \\
         --set mlflow.trackingUri=http://mlflow.mlflow.svc:5000 \\
         --set webhook.existingSecret=lwplugin-webhook \\
-        --set store.existingClaim=lwplugin-store
+        --set store.existingClaim=lwplugin-store \\
+        --set-file 'config.files.serve\\.yaml=serve.yaml' \\
+        --set-file 'config.files.fashion\\.yaml=fashion.yaml'
+
+The [rules](../../docs/serve.md) and what they name lie beside each other, so a rule says `run: fashion.yaml`. Without
+rules the service shows its pages and starts nothing.
 
 Secrets are only ever named, never written into values. Containers run as uid 10001, without privileges, on a read-only
 root. An unknown key is an error. Several replicas need `database.existingSecret` (PostgreSQL). Every pod that uses

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -61,6 +61,16 @@ def configure(method: Any, options: Mapping[str, Any]) -> Any:
     return checked(method.config, options, of=f"method '{method.name}'")
 
 
+def need_data(data: Any) -> None:
+    """Raises DataError for what is no `lwplugin.data.Data`, such as a bare array. Imports nothing."""
+    if not all(hasattr(data, name) for name in ("task", "need", "example")):
+        raise DataError(
+            "The data is no lwplugin.data.Data",
+            got=f"a {type(data).__name__}",
+            do="make one: lwplugin.data.from_arrays(train=(x, y), test=(x, y)), or lwplugin.data.load",
+        )
+
+
 def checked(config: type[BaseModel], options: Mapping[str, Any], *, of: str) -> Any:
     """Options as a config. Raises RecipeError naming the nearest known option, or what is wrong with one."""
     from pydantic import ValidationError
@@ -77,7 +87,7 @@ def checked(config: type[BaseModel], options: Mapping[str, Any], *, of: str) -> 
         return config(**options)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        raise RecipeError(
-            f"Option '{name}' of {of} is wrong", got=repr(first["input"]), do=first["msg"]
-        ) from error
+        name = ".".join(str(part) for part in first["loc"])
+        what = f"Option '{name}' of {of} is wrong" if name else f"The options of {of} are wrong"
+        said = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(what, got=repr(first["input"]) if name else None, do=said) from error

@@ -12,7 +12,7 @@ from lwplugin.distill.config import DistillConfig
 from lwplugin.distill.references import Reference, open_all
 from lwplugin.distill.teacher import as_one
 from lwplugin.errors import RecipeError
-from lwplugin.methods import configure, named
+from lwplugin.methods import configure, named, need_data
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def distill(
     from lwplugin.model.bundle import light
     from lwplugin.model.placement import computed
 
+    need_data(data)
     chosen = named(METHODS, method, of="distillation")
     config = configure(chosen, options)
     source = light(model)

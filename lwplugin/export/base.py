@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lwplugin.errors import ExportError, RecipeError, did_you_mean
-from lwplugin.methods import checked
+from lwplugin.methods import checked, need_data
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ def export(
 
     if format not in FORMATS:
         raise RecipeError("Unknown export format", got=repr(format), do=did_you_mean(format, FORMATS))
+    need_data(data)
     chosen = FORMATS[format]
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)

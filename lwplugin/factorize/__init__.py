@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwplugin.factorize import pca, svd, tucker
 from lwplugin.factorize.base import FactorizeConfig, Method
-from lwplugin.methods import configure, named
+from lwplugin.methods import configure, named, need_data
 from lwplugin.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def factorize(
     from lwplugin.model.bundle import light
     from lwplugin.model.placement import computed
 
+    need_data(data)
     chosen = named(METHODS, method, of="low-rank")
     config, source = configure(chosen, options), light(model)
     return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)

@@ -13,6 +13,7 @@ from lwplugin.gate.evidence import Arrays, Evidence, read_evidence
 from lwplugin.gate.flips import find_flips
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.gate.verdict import Check, Verdict
+from lwplugin.methods import checked
 
 
 def gate(
@@ -32,13 +33,11 @@ def gate(
     ``cost`` gives macs and params where the budget limits them. The digests default to those of the measured
     files. The same input gives the same verdict, digest included.
 
-    Raises GateError where the comparison cannot be read at all; everything else becomes a check.
+    Raises RecipeError for a policy or budget that is none, GateError where the comparison cannot be read at all;
+    everything else becomes a check.
     """
-    policy = policy if isinstance(policy, Policy) else Policy.model_validate(policy)
-    if budget is None:
-        budget = Budget()
-    elif not isinstance(budget, Budget):
-        budget = Budget.model_validate(budget)
+    policy = policy if isinstance(policy, Policy) else checked(Policy, policy, of="the gate")
+    budget = budget if isinstance(budget, Budget) else checked(Budget, budget or {}, of="the budget")
     evidence = read_evidence(comparison, scores)
     candidate_digest = candidate_digest or _digest_of(evidence.candidate)
     baseline_digest = baseline_digest or _digest_of(evidence.baseline)

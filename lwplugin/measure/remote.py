@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lwplugin.errors import MeasureError, did_you_mean
+from lwplugin.errors import MeasureError
 from lwplugin.measure.channel import Channel, ChannelError, RefusedError, SilentError
 from lwplugin.measure.inventory import Device
 from lwplugin.measure.session import Answer, Peer
@@ -118,7 +118,7 @@ class RemoteDevice:
             if runtime not in self._runtimes:
                 raise MeasureError(
                     f"Device '{self.name}' does not offer {runtime}",
-                    got=did_you_mean(runtime, self._runtimes),
+                    got=", ".join(sorted(self._runtimes)),
                     do="install the runtime there, or choose a format that one of these runs",
                 )
         for label, runtime in runtimes.items():

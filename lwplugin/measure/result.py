@@ -40,7 +40,9 @@ class Latency(Result):
     p99_high_ms: float | None = Field(default=None, description="None under 368 independent runs")
     confidence: float = Field(description="two-sided, of all intervals")
     n: int = Field(description="timed runs that other work did not interrupt")
-    samples_ms: list[float] = Field(description="the runs, in order, evenly thinned to at most 2,000")
+    samples_ms: list[float] = Field(
+        repr=False, description="the runs, in order, evenly thinned to at most 2,000"
+    )
 
 
 class Throughput(Result):
@@ -184,7 +186,9 @@ class Measurement(Result):
     parity: Parity | None
     throughput: Throughput | None = Field(default=None, description="None: not asked for")
     cold_start: ColdStart | None = Field(default=None, description="None: not asked for")
-    profile: Profile | None = Field(default=None, description="None: not asked for, or no profiler")
+    profile: Profile | None = Field(
+        default=None, repr=False, description="None: not asked for, or no profiler"
+    )
     simulation: dict[str, float] | None = Field(
         description="metrics of an int8 file with its graph run as written, in float; None for other files"
     )

@@ -22,6 +22,7 @@ from lwplugin.measure.session import Peer
 from lwplugin.measure.sides import Model, load_request, send_inputs, time_sides, timed_inputs
 from lwplugin.measure.simulation import simulate
 from lwplugin.measure.subject import Subject
+from lwplugin.methods import need_data
 from lwplugin.progress import Progress, silent
 
 
@@ -48,6 +49,7 @@ def measure(
     corruption that the examples cannot have.
     """
     config = checked(config, options)
+    need_data(data)
     if config.corruptions and baseline is None:
         raise RecipeError(
             "Corrupted copies compare a file with its parent's",

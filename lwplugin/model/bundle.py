@@ -183,6 +183,13 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
         if origin is not None and origin != model.origin:
             raise ModelError("A light model keeps its origin", got=origin, do="leave origin out")
         return model
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            "Not a model",
+            got=f"a {type(model).__name__}",
+            do="give a torch module or a light model; lwplugin.load reads a bundle, and "
+            "lwplugin.registry.pull makes one of a registered version",
+        )
     module = copy_module(model).eval()
     found, skeleton = adopt(module, origin)
     return LightModel(module=module, origin=found, skeleton=skeleton)
@@ -255,6 +262,8 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 
 def _checked_listing(directory: Path) -> dict[str, Path]:
+    if not directory.is_dir():
+        raise ModelError("There is no bundle", got=directory, do="give the directory that was saved")
     try:
         listing = list_files(directory)
     except StoreError as error:
@@ -262,7 +271,7 @@ def _checked_listing(directory: Path) -> dict[str, Path]:
     for name in (MODEL_FILE, WEIGHTS_FILE):
         if name not in listing:
             raise ModelError(
-                f"'{directory}' is not a bundle", got=f"no {name}", do="give the directory saved"
+                f"'{directory}' is not a bundle", got=f"no {name}", do="give the directory that was saved"
             )
     size, limit = sum(file.stat().st_size for file in listing.values()), settings().max_model_bytes
     if size > limit:

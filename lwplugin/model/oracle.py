@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Inputs, call
+from lwplugin.errors import ModelError
 from lwplugin.model.graph import Graph, Group, Removal, SizeAttribute
 from lwplugin.model.surgery import cut, silence
 from lwplugin.model.trace import tensors_of
@@ -57,9 +58,16 @@ def moved_by(module: nn.Module, inputs: Inputs, graph: Graph, removed: Removal) 
 
 
 def verify_groups(module: nn.Module, inputs: Inputs, graph: Graph) -> None:
-    """Keep in ``graph`` only groups whose trial cut leaves the outputs in place; say why the others cannot go."""
+    """Keep in ``graph`` only groups whose trial cut leaves the outputs in place; say why the others cannot go.
+
+    Raises ModelError where the model answers NaN, which no cut can be held against.
+    """
     candidates = [g for g in graph.groups if len(g) > 1]
     failed = _failures(module, inputs, graph, candidates)
+    if candidates and len(failed) == len(candidates):
+        answers = _run(copy.deepcopy(module).eval(), inputs)
+        if any(bool(answer.isnan().any()) for answer in answers):
+            raise ModelError("The model answers NaN on the example", do="look for NaN in inputs and weights")
     for group in graph.groups:
         if len(group) <= 1:
             failed[group.index] = "only one unit"

@@ -182,8 +182,8 @@ class InMemoryOrigin(Origin):
     def _error(self, what: str) -> ModelError:
         return ModelError(
             f"This {self.type_name} cannot be {what}: nothing says how to make it in another process",
-            do="pass origin=lwplugin.FactoryOrigin('pkg.module:function', {…}) naming what builds the "
-            "unmodified model",
+            do="begin with lwplugin.light(model, origin=lwplugin.FactoryOrigin('pkg.module:function', {…})), "
+            "which names what builds the unmodified model",
         )
 
 

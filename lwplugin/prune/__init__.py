@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.methods import configure, named
+from lwplugin.methods import configure, named, need_data
 from lwplugin.progress import Progress, silent
 from lwplugin.prune import (
     activation,
@@ -69,6 +69,7 @@ def prune(
     from lwplugin.model.bundle import light
     from lwplugin.model.placement import computed
 
+    need_data(data)
     chosen = named(METHODS, method, of="pruning")
     config, source = configure(chosen, options), light(model)
     return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lwplugin.methods import configure, named
+from lwplugin.methods import configure, named, need_data
 from lwplugin.progress import Progress, silent
 from lwplugin.quantize import binary, codebook, half, int8, qat, weight_only
 from lwplugin.quantize.base import Method, QuantizeConfig
@@ -61,6 +61,7 @@ def quantize(
     from lwplugin.model.bundle import light
     from lwplugin.model.placement import computed
 
+    need_data(data)
     chosen = named(METHODS, method, of="quantization")
     resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
     config, source = configure(chosen, options), light(model)

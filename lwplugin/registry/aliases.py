@@ -94,7 +94,7 @@ def _roll_back(client: MlflowClient, name: str, alias: str, *, reason: str, who:
         raise RegistryError(
             f"Alias '{alias}' of model '{name}' has no version to go back to",
             got=f"version {current} and no alias '{alias}-previous'",
-            do=f"name one: lwplugin promote models:/{name}/<version> --alias {alias}",
+            do=f"name one: lwplugin promote models:/{name}/<version> --alias {alias} --reason …",
         )
     restored = resolve_with(client, name, version=before)
     if restored.version != current:

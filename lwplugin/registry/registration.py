@@ -223,7 +223,7 @@ def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe
             client, name, version=version
         )  # now: it may be rolled back while others had their turn
         _refuse_rolled_back(target, alias)
-        reason = f"registered by recipe {recipe_digest[:12]}"
+        reason = f"registered by recipe {recipe_digest[:12]}" if recipe_digest else "registered without a recipe"
         override = target.tags.get(lineage.OVERRIDE)
         return point(client, target, alias, reason=reason, action="registered", override=override).previous
 
@@ -237,5 +237,5 @@ def _refuse_rolled_back(target: Resolved, alias: str) -> None:
     raise RegistryError(
         f"Version {target.version} of model '{target.name}' was rolled back from alias '{alias}'",
         got=note,
-        do=f"lwplugin promote {target.uri} --alias {alias}, if it is wanted after all",
+        do=f"lwplugin promote {target.uri} --alias {alias} --reason …, if it is wanted after all",
     )

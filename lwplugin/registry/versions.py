@@ -68,7 +68,7 @@ def resolve_with(
     elif version is None:
         raise RegistryError(
             f"'models:/{name}' says no version",
-            got=f"versions {_versions(client, name)}; aliases {_aliases(model)}",
+            got=f"versions {', '.join(_versions(client, name))}; aliases {', '.join(_aliases(model)) or 'none'}",
             do=f"write models:/{name}/<version> or models:/{name}@<alias>",
         )
     elif version.isdigit():
@@ -109,8 +109,9 @@ def registered_model(client: MlflowClient, name: str) -> RegisteredModel:
     known = [model.name for model in client.search_registered_models(max_results=_LISTED)]
     raise RegistryError(
         f"The registry at {address(client)} has no model '{name}'",
-        got=did_you_mean(name, known) if known else "an empty registry",
-        do="check the name, or MLFLOW_TRACKING_URI if this is the wrong registry",
+        got=None if known else "an empty registry",
+        do=f"{did_you_mean(name, known)}; " * bool(known)
+        + "check the name, or MLFLOW_TRACKING_URI if this is the wrong registry",
     )
 
 
@@ -120,8 +121,9 @@ def alias_target(model: RegisteredModel, alias: str) -> str:
     if alias not in targets:
         raise RegistryError(
             f"Model '{model.name}' has no alias '{alias}'",
-            got=did_you_mean(alias, targets) if targets else "a model without aliases",
-            do=f"set it, or name a version: models:/{model.name}/1",
+            got=None if targets else "a model without aliases",
+            do=f"{did_you_mean(alias, targets)}; " * bool(targets)
+            + f"set it, or name a version: models:/{model.name}/1",
         )
     return str(targets[alias])
 
@@ -168,7 +170,7 @@ def _version(client: MlflowClient, name: str, number: str) -> ModelVersion:
     if found is None:
         raise RegistryError(
             f"Model '{name}' has no version {number}",
-            got=f"versions {_versions(client, name)}",
+            got=f"versions {', '.join(_versions(client, name))}",
             do="name one of these, or an alias",
         )
     if found.status != "READY":
@@ -187,8 +189,8 @@ def _by_stage(client: MlflowClient, name: str, stage: str) -> str:
     if stage.lower() not in known:
         raise RegistryError(
             f"'{stage}' is neither a version nor a stage of model '{name}'",
-            got=did_you_mean(stage, [*_STAGES, "latest"]),
-            do=f"write models:/{name}/<number>; an alias is written models:/{name}@{stage}",
+            do=f"{did_you_mean(stage, [*_STAGES, 'latest'])}; write models:/{name}/<number>; "
+            f"an alias is written models:/{name}@{stage}",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -62,15 +63,15 @@ class Trigger(_Block):
     run: Path = Field(
         description="a recipe, relative to the rules file; its model is replaced by the version"
     )
-    engine: str = Field(
-        "local", pattern=r"^[a-z]+$", max_length=40, description="what `lwplugin run --engine` is told"
+    engine: Literal["local", "kubeflow", "prefect"] = Field(
+        "local", description="what `lwplugin run --engine` is told"
     )
 
 
 class Rules(_Block):
     """The whole file."""
 
-    rules: tuple[Trigger, ...] = Field(min_length=1)
+    rules: tuple[Trigger, ...] = Field(description="empty: pages and notices alone, no recipe is started")
     policy: Path | None = Field(
         None, description="a policy file, relative to this one: budgets on the fleet page"
     )

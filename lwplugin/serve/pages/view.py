@@ -85,6 +85,18 @@ def when(seconds: float | None) -> str:
         return units.MISSING
 
 
+def minute(text: str) -> str:
+    """ISO 8601 → the minute, UTC; what is no time stays as it is.
+
+    >>> minute("2025-11-24T17:00:09+01:00"), minute("yesterday")
+    ('2025-11-24 16:00 UTC', 'yesterday')
+    """
+    try:
+        return when(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return text
+
+
 @cache
 def _css() -> str:
     report = (files("lwplugin.report") / "templates" / "report.css").read_text(encoding="utf-8")
@@ -107,6 +119,7 @@ def _environment() -> Environment:
         "digest": units.short_digest,
         "part": lambda value: quote(str(value), safe=""),
         "when": when,
+        "minute": minute,
         "words": lambda value: str(value).replace("_", " "),
     }
     made.globals |= {

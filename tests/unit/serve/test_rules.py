@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lwplugin.errors import RecipeError
 from lwplugin.registry import Listed
 from lwplugin.serve.intent import intents, made_by
 from lwplugin.serve.rules import RuleBook
 
+CHART = Path(__file__).resolve().parents[3] / "charts" / "lwplugin"
 Write = Callable[[str], RuleBook]
 CHAMPION = "  - {name: r, when: {models: fashion-*, alias: champion}, run: recipe.yaml}\n"
 
@@ -70,6 +73,13 @@ def test_what_the_registry_holds_already_is_not_asked_for(book: Write) -> None:
     assert list(intents(rules, parent, made=made_by([other]))) == [wanted]
 
 
+def test_the_rules_that_the_chart_installs_by_itself_start(tmp_path: Path) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    for name, text in values["config"]["files"].items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert list(intents(RuleBook(tmp_path / "serve.yaml"), version())) == []
+
+
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
@@ -77,6 +87,7 @@ def test_what_the_registry_holds_already_is_not_asked_for(book: Write) -> None:
         ("  - {name: r, when: {alais: a}, run: recipe.yaml}\n", "did you mean 'alias'?"),
         ("  - {name: r, when: {alias: a}, run: absent.yaml}\n", "absent.yaml cannot be read"),
         (CHAMPION + CHAMPION, "two rules share a name"),
+        (CHAMPION.replace("run:", "engine: prefct, run:"), "'local', 'kubeflow' or 'prefect'; got 'prefct'"),
     ],
 )
 def test_wrong_rules_stop_the_start(book: Write, rules: str, said: str) -> None:

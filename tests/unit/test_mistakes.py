@@ -1,0 +1,104 @@
+"""Mistakes people make in a notebook, and what the Python interface says to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import lwplugin
+from lwplugin.errors import DataError, ModelError, RecipeError
+
+INPUTS = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+LABELS = (INPUTS[:, 0] > 0).astype("int64")
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def data(inputs: np.ndarray = INPUTS) -> lwplugin.data.Data:
+    return lwplugin.data.from_arrays(train=(inputs[:150], LABELS[:150]), test=(inputs[150:], LABELS[150:]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda wrong, path: lwplugin.prune(net(), wrong, macs=0.5),
+        lambda wrong, path: lwplugin.factorize(net(), wrong, params=0.5),
+        lambda wrong, path: lwplugin.quantize(net(), wrong),
+        lambda wrong, path: lwplugin.distill(net(), net(), wrong),
+        lambda wrong, path: lwplugin.export(net(), wrong, path=path),
+        lambda wrong, path: lwplugin.measure(path, wrong),
+    ],
+)
+@pytest.mark.parametrize("wrong", [INPUTS, (INPUTS, LABELS), None])
+def test_arrays_are_no_data(call: Callable[[Any, Path], Any], wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no lwplugin\.data\.Data: got a (ndarray|tuple|NoneType)\..*from_arrays"
+    ):
+        call(wrong, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"), [("models:/net@champion", "str"), (data(), "Data"), (nn.Linear, "type")]
+)
+def test_what_is_no_model_says_how_to_get_one(wrong: Any, kind: str) -> None:
+    with pytest.raises(ModelError, match=rf"Not a model: got a {kind}\. Do: .*lwplugin\.load reads a bundle"):
+        lwplugin.prune(wrong, data(), macs=0.5)
+
+
+def test_nan_in_the_inputs_is_named() -> None:
+    with pytest.raises(ModelError, match="answers NaN"):
+        lwplugin.prune(net(), data(np.full_like(INPUTS, np.nan)), macs=0.5)
+
+
+def test_a_missing_budget_and_a_bundle_that_is_not_there_are_told_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as budget:
+        lwplugin.prune(net(), data())
+    assert str(budget.value).startswith(
+        "The options of method 'reconstruct' are wrong. Do: give exactly one budget: macs, params or latency"
+    )
+    with pytest.raises(ModelError) as bundle:
+        lwplugin.load(tmp_path / "absent")
+    assert (
+        str(bundle.value)
+        == f"There is no bundle: got {tmp_path / 'absent'}. Do: give the directory that was saved."
+    )
+
+
+def test_a_class_of_the_notebook_is_worked_on_and_saving_says_what_it_needs(tmp_path: Path) -> None:
+    class Local(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 2))
+
+        def forward(self, inputs: Any) -> Any:
+            return self.body(inputs)
+
+    light = lwplugin.prune(Local(16), data(), macs=0.5)
+    with pytest.raises(ModelError, match=r"lwplugin\.light\(model, origin=lwplugin\.FactoryOrigin"):
+        light.save(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("policy", "budget", "said"),
+    [
+        (
+            {"max_drp": {"accuracy": 0.1}},
+            None,
+            "The gate has no option of this name: got 'max_drp'. Do: did you mean",
+        ),
+        ({"max_drop": {"accuracy": 0.1}}, {"p95": 5}, "The budget has no option of this name: got 'p95'"),
+    ],
+)
+def test_a_misspelt_key_of_a_policy_names_the_nearest(
+    policy: dict[str, Any], budget: dict[str, Any] | None, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        lwplugin.gate(tmp_path, policy, budget=budget)
+    assert said in str(caught.value)
