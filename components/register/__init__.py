@@ -57,23 +57,12 @@ def run(
 
 
 def _metrics(comparison: Path, export: Path) -> dict[str, float]:
-    """The candidate's numbers and, for the parent, the same under `parent_…`."""
+    """The comparison's numbers, with the candidate's MACs and parameters."""
+    from lwplugin.measure.comparison import numbers_of
+
     measured = json.loads((comparison / "comparison.json").read_text(encoding="utf-8"))
     cost = json.loads((export / "cost.json").read_text(encoding="utf-8"))
-    numbers = {name: cost[name] for name in ("macs", "params") if cost[name] > 0}
-    numbers["speedup"] = measured["speedup"]["estimate"]
-    for prefix, side in (("", measured["candidate"]), ("parent_", measured["baseline"])):
-        latency = side["latency"]
-        numbers |= {f"{prefix}{name}": value for name, value in side["metrics"].items()}
-        numbers |= {f"{prefix}{name}": latency[name] for name in ("p50_ms", "p95_ms")}
-        bounds = ("p50_high_ms", "p95_high_ms")
-        numbers |= {f"{prefix}{name}": latency[name] for name in bounds if latency[name] is not None}
-        numbers |= {f"{prefix}{name}": side[name] for name in ("size_bytes", "peak_memory_bytes", "load_ms")}
-        if offline := side.get("throughput"):
-            numbers[f"{prefix}examples_per_s"] = offline["examples_per_s"]
-        if cold := side.get("cold_start"):
-            numbers[f"{prefix}cold_start_ms"] = cold["total_ms"]
-    return {name: float(value) for name, value in numbers.items()}
+    return {name: float(cost[name]) for name in ("macs", "params") if cost[name] > 0} | numbers_of(measured)
 
 
 STEP = Step(

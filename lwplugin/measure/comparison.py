@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationError
@@ -46,6 +48,11 @@ class Comparison(Result):
         ``corrupted_<kind>_<severity>_<side>``; what labels would be needed for is absent where there are none."""
         return self._scores
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What a registration keeps of it: the candidate's numbers and, under ``parent_…``, its parent's."""
+        return numbers_of(self.model_dump(mode="json"))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Comparison) and self.model_dump() == other.model_dump()
 
@@ -64,6 +71,23 @@ class Comparison(Result):
         _write(directory / _SCORES, packed.getvalue())
         _write(directory / _JSON, saved.model_dump_json(indent=1).encode())
         return saved
+
+
+def numbers_of(measured: Mapping[str, Any]) -> dict[str, float]:
+    """:attr:`Comparison.numbers` from a comparison's JSON form."""
+    numbers = {"speedup": measured["speedup"]["estimate"]}
+    for prefix, side in (("", measured["candidate"]), ("parent_", measured["baseline"])):
+        latency = side["latency"]
+        numbers |= {f"{prefix}{name}": value for name, value in side["metrics"].items()}
+        numbers |= {f"{prefix}{name}": latency[name] for name in ("p50_ms", "p95_ms")}
+        bounds = ("p50_high_ms", "p95_high_ms")
+        numbers |= {f"{prefix}{name}": latency[name] for name in bounds if latency[name] is not None}
+        numbers |= {f"{prefix}{name}": side[name] for name in ("size_bytes", "peak_memory_bytes", "load_ms")}
+        if offline := side.get("throughput"):
+            numbers[f"{prefix}examples_per_s"] = offline["examples_per_s"]
+        if cold := side.get("cold_start"):
+            numbers[f"{prefix}cold_start_ms"] = cold["total_ms"]
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def load_comparison(directory: Path | str) -> Comparison:

@@ -32,7 +32,7 @@ _POLL_S = 0.1
 
 def pull(
     resolved: Resolved,
-    destination: Path,
+    destination: Path | str,
     *,
     expect_digest: str | None = None,
     tracking_uri: str | None = None,
@@ -48,6 +48,7 @@ def pull(
     flavor that cannot be compressed, and for one that LWPLUGIN_TRUSTED_KEYS asks a signature of and that has no
     good one; StoreError for one that holds links.
     """
+    destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pull-", dir=destination.parent) as scratch:
         directory = download(

@@ -53,12 +53,12 @@ class Registration(BaseModel):
 def register(
     *,
     parent: Resolved,
-    bundle: Path,
-    exported: Path,
+    bundle: Path | str,
+    exported: Path | str,
     verdict: Verdict | Mapping[str, Any],
     target: str,
-    recipe_digest: str,
     metrics: Mapping[str, float],
+    recipe_digest: str = "",
     report: Path | None = None,
     params: Mapping[str, Any] | None = None,
     data_digest: str | None = None,
@@ -80,6 +80,7 @@ def register(
     Raises RegistryError where the verdict is no pass or about another file, the bundle has another parent,
     the file does not answer in the parent's schema, or the alias was rolled back from this version.
     """
+    bundle, exported = Path(bundle), Path(exported)
     file_digest = load_exported(exported).digest
     seal = sealed_verdict(verdict, file_digest=file_digest, override=override)
     parent_digest = parent_of(bundle, parent)
