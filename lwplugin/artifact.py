@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lwplugin.errors import StoreError
+from lwplugin.settings import variable
 
 _KEY = re.compile(r"[0-9a-f]{16,64}")
 _MAP_FROM_BYTES = 2**20
@@ -203,7 +205,20 @@ class Store:
 
     def sweep(self, *, older_than_s: float = 86_400, work_older_than_s: float = 14 * 86_400) -> int:
         """Removes what killed processes left in ``tmp``, and checkpoints that nobody went on from and damaged results
-        that nobody looked at; returns how many."""
+        that nobody looked at; returns how many.
+
+        Runs before the first step, and raises StoreError where the store cannot be written: a run would be in vain.
+        """
+        try:
+            (self.root / "tmp").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root / "tmp"):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"The store {self.root} cannot be written",
+                got=error.strerror,
+                do=f"name a directory that can be: --store, or {variable('store')}",
+            ) from None
         ages_s = {"tmp": older_than_s, "work": work_older_than_s, "damaged": work_older_than_s}
         old = [
             leftover

@@ -91,13 +91,14 @@ def run_plan(
     for planned in plan.steps:
         started(planned)
         processes = resources_of(resources or {}, planned.step).processes
-        run = _run(planned, made, store, progress, planned.id in again, steps, processes)
+        run = _run(plan, planned, made, store, progress, planned.id in again, steps, processes)
         result.steps.append(run)
         ended(run)
     return result
 
 
 def _run(
+    plan: Plan,
     planned: PlannedStep,
     made: dict[str, Result],
     store: Store,
@@ -106,9 +107,8 @@ def _run(
     steps: Callable[[str], Step],
     processes: int | None,
 ) -> StepRun:
-    absent = [source for source in planned.inputs.values() if source not in made]
-    if absent:
-        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"{absent[0]} has no result")
+    if why := plan.hindrance(planned.id, made):
+        return StepRun(planned.id, planned.step, planned.target, "skipped", why=why)
     if planned.only_if_passed and (verdict := verdict_status(made[planned.only_if_passed].path)) != "pass":
         return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {verdict}")
     began = time.perf_counter()

@@ -5,7 +5,7 @@ Pure and quick: no model is read, nothing runs. Every runner carries out this sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -53,6 +53,29 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
         }
 
+    def hindrance(self, step_id: str, made: Collection[str]) -> str | None:
+        """Why a step cannot or need not run after the steps before it, of which ``made`` have a result; else None.
+
+        Training for targets that can no longer be judged would be in vain.
+        """
+        position = [step.id for step in self.steps].index(step_id)
+        lost = {step.id: step.id for step in self.steps[:position] if step.id not in made}
+        for step in self.steps:  # what is lost with them, and through which
+            lacking = [lost[source] for source in step.inputs.values() if source in lost]
+            if lacking:
+                lost.setdefault(step.id, lacking[0])
+        if step_id in lost:
+            absent = next(source for source in self.steps[position].inputs.values() if source in lost)
+            return f"{absent} has no result"
+        wanted = set[str]()
+        for step in reversed(self.steps):
+            users = [user.id for user in self.steps if step.id in user.inputs.values()]
+            if step.id not in lost and (not users or not wanted.isdisjoint(users)):
+                wanted.add(step.id)
+        if step_id in wanted:
+            return None
+        return f"no target can use it without {', '.join(dict.fromkeys(lost.values()))}"
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:
         """The inverse of :meth:`to_json`."""
@@ -77,13 +100,13 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
         "task": recipe.task.model_dump(mode="json"),
     }
     steps = [PlannedStep("pull", "pull", {"version": version, "tracking_uri": tracking_uri}, inputs={})]
+    parents = {_parent_export(target): _file(target) for target in recipe.targets}
+    steps += [  # first, for what cannot be exported or lacks a package shows here in seconds
+        PlannedStep(step, "export", {**file, **shared}, {"bundle": "pull"}) for step, file in parents.items()
+    ]
     steps += _compress(recipe, shared, tracking_uri)
     light = steps[-1].id
     digest = recipe.digest
-    parents = {_parent_export(target): _file(target) for target in recipe.targets}
-    steps += [
-        PlannedStep(step, "export", {**file, **shared}, {"bundle": "pull"}) for step, file in parents.items()
-    ]
     for target in recipe.targets:
         steps += _for_target(recipe, target, light, shared, version, digest, tracking_uri)
     return Plan(digest, parent, tracking_uri, tuple(target.name for target in recipe.targets), tuple(steps))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password of the tracking address
 }
 _LOGGERS = ("mlflow", "alembic")
+_log = logging.getLogger("lwplugin")
 
 # mlflow keeps the tracking address in a process-wide variable that even its client reads in places.
 _LOCK = threading.RLock()
@@ -54,11 +56,7 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
                 mlflow.set_registry_uri(registry_uri)
             yield mlflow.MlflowClient(registry_uri=registry_uri)
         except MlflowException as error:
-            raise RegistryError(
-                "MLflow refused",
-                got=redact(str(error.message)),
-                do="check the tracking address (MLFLOW_TRACKING_URI), its credentials and the server's log",
-            ) from None
+            raise _refused(redact(str(error.message))) from None
         finally:
             if tracking_uri is not None:
                 mlflow.set_tracking_uri(tracking_before)  # type: ignore[arg-type]
@@ -66,6 +64,34 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
                 mlflow.set_registry_uri(registry_before)
                 if not registry_before:
                     os.environ.pop("MLFLOW_REGISTRY_URI", None)
+
+
+def _refused(said: str) -> RegistryError:
+    if "Max retries exceeded" in said:
+        cause = re.search(r"(?:Failed to|timed out|SSLError)[^\"]*", said)
+        return RegistryError(
+            "MLflow does not answer",
+            got=cause[0] if cause else said,
+            do="start its server, or check the tracking address (MLFLOW_TRACKING_URI) and the way there",
+        )
+    return RegistryError(
+        "MLflow refused",
+        got=said,
+        do="check the tracking address (MLFLOW_TRACKING_URI), its credentials and the server's log",
+    )
+
+
+class _Waiting(logging.Handler):
+    """Says once that a server is being waited for, which takes minutes; the HTTP client tells nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._said and record.getMessage().startswith("Retrying"):
+            self._said = True
+            _log.warning("MLflow does not answer; it is asked again for some minutes")
 
 
 @contextmanager
@@ -86,8 +112,11 @@ def _quiet() -> Iterator[None]:
     before = {name: logging.getLogger(name).level for name in _LOGGERS}
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    client, waiting = logging.getLogger("urllib3.connectionpool"), _Waiting()
+    client.addHandler(waiting)
     try:
         yield
     finally:
+        client.removeHandler(waiting)
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)

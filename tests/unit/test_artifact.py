@@ -124,6 +124,12 @@ def test_damaged_result_counts_as_absent_and_is_kept_aside(
     assert store.get(KEY) is not None
 
 
+def test_a_run_does_not_begin_on_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be written: got Not a directory\. Do: .*LWPLUGIN_STORE"):
+        Store(tmp_path / "file").sweep()
+
+
 def test_kill_in_the_middle_leaves_nothing_to_find(tmp_path: Path) -> None:
     script = (
         "import sys, os, signal; from lwplugin.artifact import Store\n"

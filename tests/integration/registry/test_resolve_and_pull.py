@@ -105,11 +105,17 @@ def test_an_empty_registry_says_so(sqlite_uri: str) -> None:
         registry.resolve("models:/digits/1", tracking_uri=sqlite_uri)
 
 
-def test_a_server_that_is_away_is_an_error_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryError, match="MLflow refused") as caught:
+def test_a_server_that_is_away_is_waited_for_aloud_and_an_error_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with pytest.raises(
+        RegistryError, match=r"MLflow does not answer: got .*refused. Do: start its server"
+    ) as caught:
         registry.resolve("models:/digits/1", tracking_uri="http://me:hunter2@127.0.0.1:9")
     assert "hunter2" not in str(caught.value)
+    assert caplog.messages == ["MLflow does not answer; it is asked again for some minutes"]
 
 
 def test_the_callers_own_mlflow_settings_are_left_alone(

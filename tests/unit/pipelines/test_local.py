@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,22 @@ def test_an_error_in_one_target_leaves_the_other_alone(tmp_path: Path) -> None:
 def test_an_error_before_the_targets_is_an_error_of_all(tmp_path: Path) -> None:
     result = run(tmp_path, *shared("raise"), *target("x"), *target("y"))
     assert result.verdicts == {"x": "error", "y": "error"}
+
+
+def test_nothing_is_trained_for_targets_that_cannot_be_judged(tmp_path: Path) -> None:
+    pull, prune = shared()
+    parent = PlannedStep("export-parent", "export", {"behave": "raise"}, {"a": "pull"})
+    steps = [pull, parent, prune, *target("x")]
+    judged = [replace(step, inputs={**step.inputs, "b": "export-parent"}) for step in steps[3:4]]
+    result = run(tmp_path, pull, parent, prune, *judged, *steps[4:])
+    assert list(statuses(result).values()) == ["made", "failed", *4 * ["skipped"]]
+    assert [run.why for run in result.steps[2:4]] == [
+        "no target can use it without export-parent",
+        "export-parent has no result",
+    ]
+    other = run(tmp_path, pull, parent, prune, *judged, *steps[4:], *target("y"))
+    assert other.verdicts == {"x": "error", "y": "error"}
+    assert statuses(other)["prune"] == statuses(other)["gate-y"] == "made"
 
 
 def test_a_bug_is_an_error_too_and_says_its_type(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def steps_of(plan: Plan) -> dict[str, PlannedStep]:
 def test_the_steps_of_one_target_in_their_order() -> None:
     assert [step.id for step in make_plan(recipe(), PARENT).steps] == [
         "pull",
-        "quantize",
         "export-parent-onnx",
+        "quantize",
         "export-edge-cpu",
         "measure-edge-cpu",
         "gate-edge-cpu",
