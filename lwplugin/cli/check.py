@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
+from lwplugin.cli.output import json_option, only_json, progress_on, table, write_file, write_json
 from lwplugin.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -91,16 +91,16 @@ def check_command(
         if junit is not None:
             from lwplugin.policy.junit import junit_xml
 
-            junit.write_text(junit_xml(found), encoding="utf-8")
+            write_file(junit, junit_xml(found))
         if sarif is not None:
             from lwplugin.policy import load_policy
             from lwplugin.policy.sarif import sarif as sarif_json
 
-            sarif.write_text(sarif_json(found, load_policy(policy), policy), encoding="utf-8")
+            write_file(sarif, sarif_json(found, load_policy(policy), policy))
         if markdown is not None:
             from lwplugin.policy.markdown import markdown as comment
 
-            markdown.write_text(comment(found), encoding="utf-8")
+            write_file(markdown, comment(found))
         if as_json:
             write_json(found.document(), out)
         else:
@@ -130,6 +130,7 @@ def _compile(policy: Path, pipeline: Path, tracking_uri: str | None, remeasure: 
         from lwplugin.pipelines.kubeflow.compile import Deployment
         from lwplugin.pipelines.kubeflow.ready import compile_fleet_check
     text = policy.read_text(encoding="utf-8")
+    pipeline.parent.mkdir(parents=True, exist_ok=True)
     compile_fleet_check(
         text, Deployment(IMAGE), pipeline, tracking_uri=tracking_uri or "", remeasure=remeasure
     )

@@ -84,6 +84,7 @@ def compile_command(
         late = at_start or bool(train or models)
         plan = plan_of(recipe, model, tracking_uri, at_start=late)
         where = deployment(recipe, image, late)
+        output.parent.mkdir(parents=True, exist_ok=True)
         if train:
             ready.compile_retrain(plan, where, output, train=train)
         elif models:

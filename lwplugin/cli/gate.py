@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lwplugin.cli.output import json_option, only_json, table, write_json
+from lwplugin.cli.output import json_option, only_json, table, write_file, write_json
 from lwplugin.cli.run import chosen_target
 
 
@@ -34,7 +34,7 @@ def gate_command(
         if output is not None:
             verdict.save(output)
         if junit is not None:
-            junit.write_text(junit_xml(verdict), encoding="utf-8")
+            write_file(junit, junit_xml(verdict))
         if as_json:
             write_json(verdict.model_dump(mode="json"), out)
         else:

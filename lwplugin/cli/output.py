@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -32,6 +33,12 @@ def write_json(document: Any, out: TextIO) -> None:
     json.dump(document, out, indent=2, default=str)
     out.write("\n")
     out.flush()
+
+
+def write_file(file: Path, text: str) -> None:
+    """A report of --junit and its like; folders that are not there are made, as CI systems expect."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -150,9 +150,13 @@ def run_command(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    _check_options(engine, host, again, cron)
+    _check_options(engine, host, again, cron, image, wait)
     with only_json(as_json) as out:
         plan, place = plan_of(recipe, model, tracking_uri, at_start=cron is not None), open_store(store)
+        known = [step.id for step in plan.steps]
+        for step_id in again:
+            if step_id not in known:
+                raise click.UsageError(f"--again: no step '{step_id}'; {did_you_mean(step_id, known)}")
         if dry_run:
             return _show_plan(plan, place, as_json, out)
         if host is not None:
@@ -169,17 +173,23 @@ def run_command(
         if as_json:
             write_json(_document(result, verdict, summaries), out)
         else:
-            _show_result(result, summaries)
+            _show_result(result, summaries, told=engine == "local" and not quiet)
         return EXIT_CODES[verdict]
 
 
-def _check_options(engine: str, host: str | None, again: tuple[str, ...], cron: str | None) -> None:
+def _check_options(
+    engine: str, host: str | None, again: tuple[str, ...], cron: str | None, image: str | None, wait: bool
+) -> None:
     if host is not None and engine != "kubeflow":
         raise click.UsageError("--host belongs to --engine kubeflow; Prefect's server is PREFECT_API_URL")
     if cron is not None and host is None:
         raise click.UsageError(
             "--cron belongs to --host: a schedule needs a server; on Prefect, see prefect.yaml"
         )
+    if host is None and (image is not None or wait):
+        raise click.UsageError("--image and --wait belong to --host: here steps run without a cluster")
+    if wait and cron is not None:
+        raise click.UsageError("--wait waits for one run, --cron starts many: give one of the two")
     if again and engine == "kubeflow":
         raise click.UsageError("--again works with the engines local and prefect")
 
@@ -209,13 +219,9 @@ def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: 
     from lwplugin.settings import settings
     from lwplugin.tracing import span
 
-    known = [step.id for step in plan.steps]
-    for step_id in again:
-        if step_id not in known:
-            raise click.UsageError(f"--again: no step '{step_id}'; {did_you_mean(step_id, known)}")
     _limit_threads()
     store.sweep()
-    width = max(len(step) for step in known)
+    width = max(len(step.id) for step in plan.steps)
     as_lines = settings().log == "json"
     if as_lines:
         log_to_stderr()
@@ -242,7 +248,8 @@ def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: 
 
 def _took(run: StepRun) -> str:
     if run.why is not None:
-        return run.why
+        hint = " (LWPLUGIN_DEBUG=1 shows where)" if run.why.startswith("unexpected ") else ""
+        return run.why + hint
     return f"{run.seconds:6.1f} s"
 
 
@@ -289,12 +296,12 @@ def _document(result: RunResult, verdict: str, summaries: dict[str, dict[str, An
     }
 
 
-def _show_result(result: RunResult, summaries: dict[str, dict[str, Any]]) -> None:
+def _show_result(result: RunResult, summaries: dict[str, dict[str, Any]], *, told: bool) -> None:
     from lwplugin.cli.tables import target_table
 
     for target, summary in summaries.items():
         click.echo()
         click.echo(target_table(target, summary))
     for run in result.steps:
-        if run.status == "failed":
+        if run.status == "failed" and not told:
             click.echo(f"error: {run.id}: {run.why}", err=True)

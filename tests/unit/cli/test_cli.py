@@ -180,9 +180,13 @@ def test_gate_judges_a_comparison_again_and_exits_by_its_verdict(
     comparison = tmp_path / "comparison"
     comparison.mkdir()
     (comparison / "comparison.json").write_text('{"candidate": null, "baseline": null}')
-    assert invoke(["gate", str(comparison), "--recipe", str(recipe), "--json", "-o", str(tmp_path)]) == 2
+    junit = ("--junit", str(tmp_path / "build" / "gate.xml"))
+    assert (
+        invoke(["gate", str(comparison), "--recipe", str(recipe), "--json", "-o", str(tmp_path), *junit]) == 2
+    )
     assert json.loads(capsys.readouterr().out)["status"] == "error"
     assert (tmp_path / "verdict.json").is_file()
+    assert "<testsuite" in (tmp_path / "build" / "gate.xml").read_text()
     assert invoke(["gate", str(comparison), "--recipe", str(recipe), "--target", "edge-gpu"]) == 2
     assert "edge-cpu" in capsys.readouterr().err
     recipe.write_text(RECIPE.replace("[{name: edge-cpu}]", "[{name: small}, {name: large}]"))

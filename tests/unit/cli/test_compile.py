@@ -60,6 +60,9 @@ def test_a_model_that_no_run_could_find_is_not_compiled(
         ["run", "RECIPE", "--engine", "prefect", "--host", "http://kfp"],
         ["run", "RECIPE", "--engine", "kubeflow", "--again", "prune"],
         ["run", "RECIPE", "--engine", "kubeflow", "--cron", "0 0 3 * * *"],
+        ["run", "RECIPE", "--engine", "kubeflow", "--host", "h", "--cron", "0 0 3 * * *", "--wait"],
+        ["run", "RECIPE", "--image", "i:1"],
+        ["run", "RECIPE", "--wait"],
     ],
 )
 def test_wrong_options_are_usage(recipe: Path, arguments: list[str]) -> None:
