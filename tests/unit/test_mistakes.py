@@ -31,7 +31,7 @@ def data(inputs: np.ndarray = INPUTS) -> lwplugin.data.Data:
         lambda wrong, path: lwplugin.prune(net(), wrong, macs=0.5),
         lambda wrong, path: lwplugin.factorize(net(), wrong, params=0.5),
         lambda wrong, path: lwplugin.quantize(net(), wrong),
-        lambda wrong, path: lwplugin.distill(net(), net(), wrong),
+        lambda wrong, path: lwplugin.distill(net(), wrong, teacher=net()),
         lambda wrong, path: lwplugin.export(net(), wrong, path=path),
         lambda wrong, path: lwplugin.measure(path, wrong),
     ],
