@@ -224,7 +224,9 @@ def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe
             client, name, version=version
         )  # now: it may be rolled back while others had their turn
         _refuse_rolled_back(target, alias)
-        reason = f"registered by recipe {recipe_digest[:12]}" if recipe_digest else "registered without a recipe"
+        reason = (
+            f"registered by recipe {recipe_digest[:12]}" if recipe_digest else "registered without a recipe"
+        )
         override = target.tags.get(lineage.OVERRIDE)
         return point(client, target, alias, reason=reason, action="registered", override=override).previous
 
