@@ -206,6 +206,7 @@ def _on(
         return run_here(plan, store, io.StringIO() if quiet else sys.stderr)
     # Without PREFECT_API_URL Prefect starts a server of its own, which on a busy machine takes a while.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # it would tell its maker of every run
     with extra("prefect", why="--engine prefect"):
         from lwplugin.pipelines.prefect.compress import run_plan_on_prefect
     return run_plan_on_prefect(plan, store, load_recipe(recipe).resources, again=again)
