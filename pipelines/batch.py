@@ -28,7 +28,11 @@ def jobs(recipes: Sequence[Recipe], models: Sequence[str] = ()) -> tuple[Job, ..
             "Several models need one recipe for all of them", got=f"{len(recipes)} recipes", do="give one"
         )
     chosen = [recipes[0].of_model(model) for model in models] if models else list(recipes)
-    return tuple(Job(recipe.model.removeprefix("models:/"), recipe) for recipe in chosen)
+    names = [recipe.model.removeprefix("models:/") for recipe in chosen]
+    return tuple(  # two recipes for one model are two jobs
+        Job(name if names.count(name) == 1 else f"{name} {recipe.digest[:8]}", recipe)
+        for name, recipe in zip(names, chosen)
+    )
 
 
 def rows(outcomes: Mapping[str, Outcome | str]) -> list[dict[str, Any]]:
