@@ -81,8 +81,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("tailor", ["taylor", "magnitude"])
     "did you mean 'taylor'? known: magnitude, taylor"
+    >>> did_you_mean("team", [])
+    'known: none'
     """
     known = sorted(known)
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
+    return f"{hint}known: {', '.join(known) or 'none'}"

@@ -124,8 +124,7 @@ def _gate_problems(recipe: Recipe | None) -> list[Problem]:
     columns = {*data.slices, *(["label"] if task == "classification" else [])}
     for index, column in enumerate(gate.slices):
         if column not in columns:
-            known = did_you_mean(column, columns) if columns else "there is none"
-            message = f"'{column}' is no column of data.slices; {known}"
+            message = f"'{column}' is no column of data.slices; {did_you_mean(column, columns)}"
             problems.append(Problem(("gate", "slices", index), message))
     return problems
 

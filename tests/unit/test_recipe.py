@@ -124,7 +124,10 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
         (changed(gate={"max_drop": {"log_loss": 0.1}}), "known: accuracy"),
         (changed(task="regression", gate={"max_drop": {"rmse": 0.1}}), "known: mae, neg_mae"),
         (changed(gate={"max_drop": {"accuracy": 0.1}, "slices": ["labl"]}), "did you mean 'label'"),
-        (changed(task="regression", gate={"max_drop": {"mae": 1}, "slices": ["label"]}), "there is none"),
+        (
+            changed(task="regression", gate={"max_drop": {"mae": 1}, "slices": ["label"]}),
+            "slices; known: none",
+        ),
         (GOOD + "seed: 1\nseed: 2\n", "written twice"),
         ("model: [", "line"),
         ("- just\n- a list\n", "holds no recipe"),
