@@ -118,8 +118,9 @@ def _without_register() -> dict[str, Any]:
 
 
 def test_options_are_written_out_so_that_a_default_written_down_changes_nothing() -> None:
-    plain = make_plan(recipe(), PARENT).steps[1]
-    written = make_plan(recipe(compress=[{"quantize": {"method": "int8", "skip": []}}]), PARENT).steps[1]
+    plain = steps_of(make_plan(recipe(), PARENT))["quantize"]
+    spelled = recipe(compress=[{"quantize": {"method": "int8", "skip": []}}])
+    written = steps_of(make_plan(spelled, PARENT))["quantize"]
     assert plain == written
     assert "calibrator" in plain.config["options"]
 
