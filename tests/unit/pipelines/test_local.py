@@ -99,7 +99,7 @@ def test_nothing_is_trained_for_targets_that_cannot_be_judged(tmp_path: Path) ->
     assert list(statuses(result).values()) == ["made", "failed", *4 * ["skipped"]]
     assert [run.why for run in result.steps[2:4]] == [
         "no target can use it without export-parent",
-        "export-parent has no result",
+        "prune has no result",
     ]
     other = run(tmp_path, pull, parent, prune, *judged, *steps[4:], *target("y"))
     assert other.verdicts == {"x": "error", "y": "error"}
