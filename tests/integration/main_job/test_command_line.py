@@ -147,7 +147,7 @@ def test_a_target_over_its_budget_fails_alone_and_registers_only_against_its_ver
     skipped = next(step for step in result["steps"] if step["id"] == "register-tiny")
     assert (skipped["status"], skipped["error"]) == ("skipped", "the verdict is fail")
 
-    assert "no target None" in lwplugin("register", recipe)[2]
+    assert "several targets. Do: say --target tiny|roomy" in lwplugin("register", recipe)[2]
     code, _, err = lwplugin("register", recipe, "--target", "tiny")
     assert code == 2
     assert "verdict is 'fail'" in err
