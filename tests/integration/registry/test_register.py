@@ -164,8 +164,8 @@ def test_aliases_move_and_come_back(prepared: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("digit", 1, "live"), "no model 'digit': got did you mean 'digits'"),
-        (("digits", 9, "live"), r"no version 9: got versions \['1'\]"),
+        (("digit", 1, "live"), "no model 'digit'. Do: did you mean 'digits'"),
+        (("digits", 9, "live"), "no version 9: got versions 1. Do"),
         (("digits", 1, "live-previous"), "kept by lwplugin for going back"),
         (("digits", 1, "v1"), "reserved"),
     ],
