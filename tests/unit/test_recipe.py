@@ -141,13 +141,11 @@ def test_what_cannot_be_used_is_refused_with_the_reason(text: str, expected: str
 @pytest.mark.parametrize("password", ["secret", "a@secret"])
 def test_a_refused_password_is_not_repeated(password: str) -> None:
     assert "secret" not in message(changed(tracking_uri=f"http://me:{password}@host"))
+
+
 def test_what_a_function_of_the_users_own_may_bring_is_not_judged_beforehand() -> None:
     own = {"max_drop": {"f1_macro": 0.1}, "slices": ["country"]}
     assert parse_recipe(changed(data={"source": "m:f"}, gate=own)).gate.slices == ("country",)
-
-
-def test_a_refused_password_is_not_repeated() -> None:
-    assert "secret" not in message(changed(tracking_uri="http://me:secret@host"))
 
 
 def test_all_problems_are_told_at_once() -> None:
