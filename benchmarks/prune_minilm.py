@@ -5,7 +5,7 @@
 
 192 unlabelled articles of BBC News calibrate, the other 2,033 judge (`real_models.py` says what to install): a logistic
 head and class centroids made from every second of them and tried on the rest, each model's own vectors; zero-shot
-against sentences about the class names, the mean over the prompt sets of `int8_minilm.py`. torch-pruning's Taylor takes
+against sentences about the class names, the mean over the prompt sets of `int8_cases.py`. torch-pruning's Taylor takes
 random projections of the model's own answers, since there are no labels. With `--epochs` every row is then trained for
 so long against the parent's answers on the calibration articles.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from int8_minilm import TEMPLATES
+from int8_cases import TEMPLATES
 from real_models import CLASSES, Sentences, bbc, judged, tokenized
 from torch import nn
 
