@@ -76,11 +76,8 @@ def minilm() -> Case:
     peers = {
         "onnxruntime MatMulNBits": functools.partial(matmul_nbits, embeddings=False),
         "onnxruntime MatMulNBits, embeddings too": functools.partial(matmul_nbits, embeddings=True),
-        "NNCF int4": functools.partial(nncf_int4, feeds=feeds, all_layers=False, aware=False),
-        "NNCF int4, AWQ, scale estimation": functools.partial(
-            nncf_int4, feeds=feeds, all_layers=False, aware=True
-        ),
-        "NNCF int4, embeddings too": functools.partial(nncf_int4, feeds=feeds, all_layers=True, aware=True),
+        "NNCF int4": functools.partial(nncf_int4, feeds=feeds, aware=False),
+        "NNCF int4, AWQ, scale estimation": functools.partial(nncf_int4, feeds=feeds, aware=True),
     }
     ours = {name: {"examples": 192, **options} for name, options in ours.items()}
     return Case(Sentences().eval(), data, {"test": arrays, "prompts": prompts}, judge, ours, peers)

@@ -41,10 +41,12 @@ def matmul_nbits(floating: Path, file: Path, *, embeddings: bool, block_size: in
 
 
 def nncf_int4(
-    floating: Path, file: Path, feeds: Sequence[Feed], *, all_layers: bool, aware: bool, group_size: int = 64
+    floating: Path, file: Path, feeds: Sequence[Feed], *, aware: bool, group_size: int = 64
 ) -> None:
-    """4 bits in groups, asymmetric; ``aware`` of data: AWQ and scale estimation. The embeddings have 8 bits unless
-    ``all_layers``."""
+    """4 bits in groups, asymmetric, embeddings in 8; ``aware`` of data: AWQ and scale estimation.
+
+    With ``all_layers`` NNCF makes a matrix product of the embedding, which ONNX Runtime refuses to load.
+    """
     import nncf
     import onnx
 
@@ -53,7 +55,6 @@ def nncf_int4(
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         ratio=1.0,
         group_size=group_size,
-        all_layers=all_layers,
         dataset=nncf.Dataset(list(feeds)) if aware else None,
         subset_size=len(feeds),
         awq=aware or None,
