@@ -6,7 +6,7 @@
 The linear layers of the encoder go to half their parameters, embeddings and pooler stay. Calibration documents are
 the first of the training part, without their labels. Judged on 1,000 other documents: a logistic head and class
 centroids, both made once from the parent's vectors of the training part; zero-shot, against sentences with the class
-names embedded by the model itself, the mean over the prompt sets of `int8_minilm.py`; and the cosine with the parent's
+names embedded by the model itself, the mean over the prompt sets of `int8_cases.py`; and the cosine with the parent's
 vectors.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from int8_minilm import TEMPLATES
+from int8_cases import TEMPLATES
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from int8_minilm import TEMPLATES
+from int8_cases import TEMPLATES
 from int8_onnx import sessions
 from real_models import CLASSES, Sentences, bbc, judged, lite0, photo_crops, tokenized
 from torch import nn
