@@ -17,6 +17,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,7 @@ def ours(parent: nn.Module, data: Data, options: dict[str, Any]) -> nn.Module:
 def trained(module: nn.Module, parent: nn.Module, data: Data, epochs: int) -> nn.Module:
     """Against the parent's answers, the same for everyone."""
     config = TrainConfig(epochs=epochs, batch_size=16, lr=1e-4, schedule="onecycle", seed=0)
+    data = replace(data, train=data.need("calibration"))
     train(module, data, config=config, loss=parent_loss(copy.deepcopy(parent), data.task, "parent"))
     return module.eval()
 
