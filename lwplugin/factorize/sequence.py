@@ -18,9 +18,9 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError
 from lwplugin.factorize.sites import put
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import CHECKED, LayerRepair, Response, norms_after, solve_layer
+from lwplugin.moments.repair import LayerRepair, Response, norms_after, solve_layer
 from lwplugin.moments.rows import inputs_of, set_apart
-from lwplugin.moments.solve import solve, solve_checked
+from lwplugin.moments.solve import solve_checked
 from lwplugin.progress import Progress
 
 RIDGE = 1e-3
@@ -82,10 +82,7 @@ class Seen:
         if self.entries:
             return kernel
         prior, (fit, check) = kernel.flatten(1)[None], self._split
-        if check.rows > 1 and prior.shape[-1] <= CHECKED:
-            solution = solve_checked(fit, check, prior, offset=True, ridge=RIDGE)
-        else:
-            solution = solve(self.moments, prior, offset=True, ridge=RIDGE)
+        solution = solve_checked(fit, check, prior, offset=True, ridge=RIDGE)
         return solution.weight[0].reshape(kernel.shape)
 
     def bias(self, kernel: Tensor, approximation: Tensor, bias: Tensor | None, *, free: bool) -> Tensor:

@@ -49,17 +49,18 @@ class Moments:
         return made
 
     def with_(self, other: Moments) -> Moments:
-        """The moments of both's rows. ``other`` has this one's origin (``beside``)."""
+        """The moments of both's rows. ``other`` has this one's origin (``beside``), or one of the two saw nothing."""
+        of = self if self.known_origin else other
         return Moments(
             self.xx + other.xx,
             self.xy + other.xy,
             self.x + other.x,
             self.y + other.y,
             self.yy + other.yy,
-            self.origin_x,
-            self.origin_y,
+            of.origin_x,
+            of.origin_y,
             self.rows + other.rows,
-            known_origin=True,
+            known_origin=of.known_origin,
         )
 
     def add(self, x: Tensor, y: Tensor) -> None:

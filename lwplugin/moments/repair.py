@@ -20,6 +20,7 @@ from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
     Rows,
+    answers_of,
     enough_rows,
     inputs_of,
     responses_of,
@@ -33,8 +34,6 @@ from lwplugin.progress import Progress, silent
 
 WIDEST = 8192
 """Inputs of a layer that are solved for together; their moments take 8 × 8,192² bytes."""
-CHECKED = 4096
-"""Inputs of a layer up to which several pulls towards the weights as they were are tried."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,11 @@ def solve_layer(
     for columns in _columns(weight.shape[-1]):
         fit, check, off = _residual_moments(layer, x, rows, values, solved, columns)
         prior = solved[:, :, columns]
-        if mask is None and check.rows > 1 and prior.shape[-1] <= CHECKED:
+        if mask is None:
             solution = solve_checked(fit, check, prior, offset=offset, ridge=ridge)
         else:
-            support_here = None if mask is None else mask[:, :, columns]
-            solution = solve(fit.with_(check), prior, offset=offset, ridge=ridge, support=support_here)
+            both, here = fit.with_(check), mask[:, :, columns]
+            solution = solve(both, prior, offset=offset, ridge=ridge, support=here)
         solved[:, :, columns] = solution.weight.to(solved)
         before = before or off
     energy = float(
@@ -197,11 +196,11 @@ def _residual_moments(
     off = 0.0
     for span, some in rows.parts(groups * width):
         features, wanted = inputs_of(layer, x, some), values[span]
-        answered = _product(features, weight)
+        answered = answers_of(features, weight)
         missing = wanted - answered - (0 if layer.bias is None else layer.bias)
         off += float(missing.square().sum())
         if fit.xx.shape[-1] < width:
-            wanted = wanted - answered + _product(features[:, :, columns], weight[:, :, columns])
+            wanted = wanted - answered + answers_of(features[:, :, columns], weight[:, :, columns])
         apart = set_apart(some).to(features.device)
         if not fit.known_origin:
             apart[0] = False  # both need the origin of a row that is solved for
@@ -209,11 +208,6 @@ def _residual_moments(
         check = check if check.known_origin else fit.beside()
         check.add(features[apart][:, :, columns], wanted[apart])
     return fit, check, off / max(len(rows), 1)
-
-
-def _product(features: Tensor, weight: Tensor) -> Tensor:
-    """[rows, g, k] and [g, o, k] → [rows, g × o]"""
-    return torch.einsum("rgk,gok->rgo", features.float(), weight.float()).flatten(1)
 
 
 def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:

@@ -50,6 +50,11 @@ def weight_rows(layer: nn.Module) -> Tensor:
     return weight.detach().reshape(groups_of(layer), weight.shape[0] // groups_of(layer), -1)
 
 
+def answers_of(features: Tensor, weight: Tensor) -> Tensor:
+    """What weights [g, o, k] answer to inputs [rows, g, k], [rows, g × o]; without the constant."""
+    return torch.einsum("rgk,gok->rgo", features.float(), weight.to(features.device).float()).flatten(1)
+
+
 def set_apart(rows: Rows) -> Tensor:
     """Which rows are of every eighth example, bool [rows]: not solved for until it is known how hard to pull."""
     apart: Tensor = rows.index // rows.positions % 8 == 7

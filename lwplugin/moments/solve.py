@@ -15,6 +15,8 @@ from lwplugin.moments.support import solve_on_support
 
 PULLS = (1.0, 10.0, 100.0, 1000.0)
 """How much harder than by the least ridge a solution may be pulled towards what the weights were."""
+CHECKED = 4096
+"""Inputs of a layer up to which several pulls towards the weights as they were are tried."""
 _PENDING = 64
 """Columns of updates that the inverse may be behind in a removal of blocks."""
 
@@ -54,7 +56,7 @@ def solve(
         weight = _solve_positive(regular, right)
     else:
         weight = solve_on_support(regular, right, start, support.cpu().transpose(1, 2))
-    error = yy - 2 * (weight * xy).sum(1) + (weight * (xx @ weight)).sum(1)
+    error = squared_error((xx, xy, yy), weight)
     constant = None
     if offset:
         mx, my = moments.means()
@@ -62,24 +64,32 @@ def solve(
     return Solution(weight.transpose(1, 2), constant, error.clamp_min(0), yy.clamp_min(0))
 
 
+def squared_error(covariances: tuple[Tensor, Tensor, Tensor], weight: Tensor) -> Tensor:
+    """E(y − Wx)² of each output, [g, o], from ``Moments.covariances`` and Wᵀ [g, k, o]."""
+    xx, xy, yy = covariances
+    return yy - 2 * (weight * xy).sum(1) + (weight * (xx @ weight)).sum(1)
+
+
 def solve_checked(
     fit: Moments, check: Moments, prior: Tensor, *, offset: bool, ridge: float = 1e-3
 ) -> Solution:
     """As ``solve``, each output pulled as hard as does best on rows that were not solved for.
 
+    With hardly any such rows, or more than `CHECKED` inputs, it is ``solve`` on all rows.
+
     Args:
         fit: moments of the rows solved for while trying.
         check: moments of the other rows, about the same origin; the answer is solved on both.
     """
-    pulls = [ridge * factor for factor in PULLS]
-    xx, xy, yy = check.covariances(centred=offset)
-    errors = []
-    for pull in pulls:
-        w = solve(fit, prior, offset=offset, ridge=pull).weight.transpose(1, 2)
-        errors.append(yy - 2 * (w * xy).sum(1) + (w * (xx @ w)).sum(1))
-    best = torch.stack(errors).argmin(0)
     both = fit.with_(check)
-    found = [solve(both, prior, offset=offset, ridge=pull) for pull in pulls]
+    if check.rows < 2 or prior.shape[-1] > CHECKED:
+        return solve(both, prior, offset=offset, ridge=ridge)
+    pulls = [ridge * factor for factor in PULLS]
+    judging = check.covariances(centred=offset)
+    tried = (solve(fit, prior, offset=offset, ridge=pull).weight for pull in pulls)
+    errors = [squared_error(judging, weight.transpose(1, 2)) for weight in tried]
+    chosen, best = torch.stack(errors).argmin(0).unique(return_inverse=True)
+    found = [solve(both, prior, offset=offset, ridge=pulls[place]) for place in chosen.tolist()]
     return Solution(
         *(
             _picked([getattr(one, part) for one in found], best)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.moments.repair import Response
-from lwplugin.moments.rows import Rows, groups_of, inputs_of
+from lwplugin.moments.rows import Rows, answers_of, groups_of, inputs_of
 from lwplugin.quantize.ridge import Ridge, solved
 
 WIDEST = 2304
@@ -101,7 +101,7 @@ def round_to_response(
         energy = []
         for block in blocks:
             rows = features(block)
-            left = left - _answers(rows, weight[:, :, block])
+            left = left - answers_of(rows, weight[:, :, block])
             energy.append(
                 (rows.float().var(0, correction=0) if bias else rows.float().square().mean(0)).cpu()
             )
@@ -110,7 +110,7 @@ def round_to_response(
     mean_answer = torch.zeros(weight.shape[:2], dtype=torch.float64)
     for block in blocks:
         part, rows = weight[:, :, block], features(block)
-        wanted = left + _answers(rows, part) if several else left
+        wanted = left + answers_of(rows, part) if several else left
         moments, part = solved(rows, wanted, even, part, offset=bias, ridge=ridge)
         second_moment = moments.covariances(centred=bias)[0]
         if grid is None:
@@ -120,7 +120,7 @@ def round_to_response(
         made = (codes[:, :, block].float() - zero) * scales[:, :, block]
         mean_answer += torch.einsum("gok,gk->go", made.double(), moments.means()[0])
         if several:
-            left = wanted - _answers(rows, made)
+            left = wanted - answers_of(rows, made)
     if not bias:
         return Rounded(codes, scales, None)
     mean_response = response.values.double().mean(0).cpu()
@@ -148,11 +148,6 @@ def _channels(layer: nn.Module, x: Tensor, block: slice) -> Tensor:
     if isinstance(layer, nn.Linear):
         return x[..., span]
     return x.unflatten(1, (groups_of(layer), -1))[:, :, span].flatten(1, 2)
-
-
-def _answers(rows: Tensor, weight: Tensor) -> Tensor:
-    """[rows, g, k] and [g, o, k] → [rows, g × o]."""
-    return torch.einsum("rgk,gok->rgo", rows.float(), weight.to(rows.device)).flatten(1)
 
 
 def _thinned(response: Response, most: int) -> Response:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import fields
 from typing import Literal
 
 from torch import Tensor
 
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.solve import solve
+from lwplugin.moments.solve import solve, squared_error
 
 Ridge = float | Literal["auto"] | None
 RIDGES = (0.01, 0.1, 1.0, 10.0)
@@ -28,43 +26,28 @@ def solved(
         prior: weights to hold on to, [g, o, k].
         offset: whether the layer can add a constant.
     """
-    moments = Moments.zeros(prior.shape[0], prior.shape[2], prior.shape[1])
-    if ridge == "auto":
-        moments.add(rows[even], wanted[even])
-        solving = copy.deepcopy(moments)
-        moments.add(rows[~even], wanted[~even])
-        chosen = _judged(solving, _difference(moments, solving), prior, offset)
-    else:
-        moments.add(rows, wanted)
-        if ridge is None:
-            return moments, prior
-        chosen = ridge
-    return moments, solve(moments, prior, offset=offset, ridge=chosen).weight.float()
+    some = Moments.zeros(prior.shape[0], prior.shape[2], prior.shape[1])
+    if ridge != "auto":
+        some.add(rows, wanted)
+        return some, prior if ridge is None else _weight(some, prior, offset, ridge).float()
+    some.add(rows[even], wanted[even])
+    others = some.beside()
+    others.add(rows[~even], wanted[~even])
+    moments = some.with_(others)
+    return moments, _weight(moments, prior, offset, _judged(some, others, prior, offset)).float()
+
+
+def _weight(moments: Moments, prior: Tensor, offset: bool, ridge: float) -> Tensor:
+    return solve(moments, prior, offset=offset, ridge=ridge).weight
 
 
 def _judged(solving: Moments, judging: Moments, prior: Tensor, offset: bool) -> float:
     """The ridge whose solution leaves least error on other examples; the middle one where there are none."""
     if not solving.rows or not judging.rows:
         return RIDGES[1]
+    judge = judging.covariances(centred=offset)
     errors = {
-        ridge: _error(judging, solve(solving, prior, offset=offset, ridge=ridge).weight, offset)
+        ridge: float(squared_error(judge, _weight(solving, prior, offset, ridge).transpose(1, 2)).sum())
         for ridge in RIDGES
     }
     return min(errors, key=errors.__getitem__)
-
-
-def _difference(all_rows: Moments, some: Moments) -> Moments:
-    """Moments of the rows that ``all_rows`` has beyond ``some``."""
-    sums = {
-        each.name: getattr(all_rows, each.name) - getattr(some, each.name)
-        for each in fields(Moments)
-        if not each.name.startswith("origin")
-    }
-    return Moments(**sums, origin_x=all_rows.origin_x, origin_y=all_rows.origin_y)
-
-
-def _error(moments: Moments, weight: Tensor, offset: bool) -> float:
-    """Sum over outputs of E(y − Wx)², about the means where there is an ``offset``."""
-    xx, xy, yy = moments.covariances(centred=offset)
-    w = weight.double().transpose(1, 2)
-    return float(yy.sum() - 2 * (w * xy).sum() + (w * (xx @ w)).sum())
