@@ -55,15 +55,7 @@ def made_anew(store: Path) -> set[str]:
 
 
 @pytest.fixture
-def lwplugin(
-    main_job_environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Session:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", main_job_environment["MLFLOW_TRACKING_URI"])
-    monkeypatch.setenv("LWPLUGIN_STORE", str(tmp_path / "store"))
-    monkeypatch.chdir(main_job_environment["FOLDER"])
+def lwplugin(at_home: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Session:
     return Session(tmp_path, capsys)
 
 

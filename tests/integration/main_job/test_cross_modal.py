@@ -60,14 +60,8 @@ def registered_reader(block: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_pictures_teach_a_student_that_reads_frames(
-    main_job_environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    at_home: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", main_job_environment["MLFLOW_TRACKING_URI"])
-    monkeypatch.setenv("LWPLUGIN_STORE", str(tmp_path / "store"))
-    monkeypatch.chdir(main_job_environment["FOLDER"])
     frames = written_as_frames(tmp_path)
     registered_reader(frames)
     recipe = {

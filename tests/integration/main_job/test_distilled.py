@@ -14,14 +14,8 @@ from lwplugin.model import load
 
 @pytest.mark.slow
 def test_from_a_line_that_names_the_student_to_a_registered_quantized_one(
-    main_job_environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    at_home: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", main_job_environment["MLFLOW_TRACKING_URI"])
-    monkeypatch.setenv("LWPLUGIN_STORE", str(tmp_path / "store"))
-    monkeypatch.chdir(main_job_environment["FOLDER"])
     taught = {"lr": 1e-2, "schedule": "onecycle", "teachers": ["parent", "models:/digits-cnn/1"]}
     recipe = {
         "model": "models:/digits-cnn@champion",
