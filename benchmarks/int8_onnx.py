@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from quantizers import onnxruntime_static
 from torch import nn
 
 from lwplugin.data import Data, from_arrays
@@ -96,31 +97,12 @@ def train(net: nn.Module, x: np.ndarray, y: np.ndarray, *, examples: int = 20_00
 
 def onnxruntime_int8(floating: Path, images: np.ndarray, directory: Path) -> dict[str, Path]:
     """quantize_static per channel, u8s8, with full and with reduced weight range."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.batches = iter([{"input": images[k : k + 64]} for k in range(0, len(images), 64)])
-
-        def get_next(self) -> Any:
-            return next(self.batches, None)
-
-    prepared = directory / "prepared.onnx"
-    quant_pre_process(str(floating), str(prepared))
+    batches = [{"input": images[k : k + 64]} for k in range(0, len(images), 64)]
     files = {}
     for name, reduced in {"onnxruntime u8s8": False, "onnxruntime u8s8 reduced": True}.items():
-        files[name] = directory / f"ort_{int(reduced)}.onnx"
-        quantize_static(
-            str(prepared),
-            str(files[name]),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=reduced,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        folder = directory / f"ort_{int(reduced)}"
+        folder.mkdir()
+        files[name] = onnxruntime_static(reduced=reduced)(floating, batches, folder)
     return files
 
 

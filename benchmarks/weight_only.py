@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from int8_cases import TEMPLATES
+from int8_cases import TEMPLATES, judged_vectors
 from int8_onnx import sessions
-from real_models import CLASSES, Sentences, bbc, judged, lite0, photo_crops, tokenized
+from real_models import CLASSES, Sentences, bbc, lite0, photo_crops, tokenized
 from torch import nn
 from weight_quantizers import Feed, matmul_nbits, nncf_int4
 
@@ -55,15 +55,7 @@ def minilm() -> Case:
     prompts = tokenized([template.format(name) for template in TEMPLATES for name in CLASSES])
     feeds = [{key: value[k : k + 1] for key, value in arrays.items()} for k in range(192)]
 
-    def judge(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, str]:
-        anchors = got["prompts"].reshape(len(TEMPLATES), len(CLASSES), -1)
-        found = [judged(got["test"], labels, each) for each in anchors]
-        return {
-            "logistic head": f"{found[0][0]:.2%}",
-            "zero-shot": f"{np.mean([zero_shot for _, zero_shot in found]):.2%}",
-            "cosine": f"{(got['test'] * wanted['test'])[192:].sum(1).mean():.4f}",
-        }
-
+    judge = functools.partial(judged_vectors, labels, skip=192)
     ours = {
         "plain rounding, 4 bits": {"bits": 4, "rounding": "nearest"},
         "4 bits": {"bits": 4},
