@@ -186,9 +186,13 @@ class Recipe(_Block):
 
     @property
     def digest(self) -> str:
-        """Of the meaning: defaults count as written out; comments, order and where it runs do not count."""
-        where = {"resources", "tracking_uri"}
-        return digest_json({key: value for key, value in self.document().items() if key not in where})
+        """Of the meaning: defaults count as written out; comments, order and where it runs do not count.
+
+        Nor does the model, which is the work's other half: an alias and the version it means now are one thing, and a
+        version's lineage names its parent beside this digest.
+        """
+        outside = {"model", "resources", "tracking_uri"}
+        return digest_json({key: value for key, value in self.document().items() if key not in outside})
 
     def document(self) -> dict[str, Any]:
         """The recipe with everything written out, JSON-able."""

@@ -98,16 +98,9 @@ class QuantLayer(nn.Module):
 
     def input_grid(self) -> AffineGrid | None:
         """The grid the input is rounded to; None for weight-only layers."""
-        return self._grid(self.input_range)
-
-    def output_grid(self) -> AffineGrid | None:
-        """The grid of the output where nothing is fused behind the layer; None for weight-only layers."""
-        return self._grid(self.output_range)
-
-    def _grid(self, bounds: torch.Tensor) -> AffineGrid | None:
         if self.activation_bits is None:
             return None
-        lo, hi = bounds.tolist()
+        lo, hi = self.input_range.tolist()
         return AffineGrid.of_range(lo, hi, bits=self.activation_bits)
 
     def rounded_input(self, x: torch.Tensor) -> torch.Tensor:

@@ -202,9 +202,18 @@ class Input:
         return len(shape) == len(self.shape) and all(want in (-1, got) for want, got in pairs)
 
 
+def manifest_of(directory: Path) -> dict[str, Any]:
+    """What an export says of itself."""
+    manifest: dict[str, Any] = json.loads((directory / "export.json").read_text(encoding="utf-8"))
+    return manifest
+
+
 def inputs_of(directory: Path) -> list[Input]:
     """The inputs that an export's manifest names, in the file's order."""
-    manifest = json.loads((directory / "export.json").read_text(encoding="utf-8"))
+    return _inputs(manifest_of(directory))
+
+
+def _inputs(manifest: Mapping[str, Any]) -> list[Input]:
     return [Input(entry) for entry in manifest["inputs"]]
 
 
@@ -234,11 +243,11 @@ class ExportedModel:
     """
 
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        manifest = json.loads((directory / "export.json").read_text(encoding="utf-8"))
+        manifest = manifest_of(directory)
         kind = manifest["format"]
         if kind not in RUNTIMES:
             raise ValueError(f"No serving runtime for format '{kind}'. Known: {', '.join(sorted(RUNTIMES))}.")
-        self.inputs = inputs_of(directory)
+        self.inputs = _inputs(manifest)
         threads = _number(THREADS_VARIABLE, config.get("threads"), 1)
         self._batch = max(1, _number(BATCH_VARIABLE, config.get("batch"), DEFAULT_BATCH))
         self._fixed = next((i.shape[0] for i in self.inputs if i.shape[0] > 0), None)

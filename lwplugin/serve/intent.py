@@ -33,7 +33,7 @@ def intents(book: RuleBook, version: Listed, *, made: Made | None = None) -> Ite
     for rule in book.rules.rules:
         if not rule.when.holds(version):
             continue
-        recipe = book.recipe_for(rule, version)
+        recipe = book.recipe_of(rule)
         digest = recipe.digest
         if made is not None and _complete(recipe, made.get((version.uri, digest), set())):
             continue

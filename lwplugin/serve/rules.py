@@ -126,7 +126,6 @@ class RuleBook:
             raise LwpluginError(f"The rules file has no channel '{name}'", do=did_you_mean(name, found))
         return found[name]
 
-    def recipe_for(self, rule: Trigger, version: Listed) -> Recipe:
-        """The rule's recipe with this version in its model's place."""
-        recipe = self._recipes[rule.name]
-        return recipe.model_copy(update={"model": version.uri})
+    def recipe_of(self, rule: Trigger) -> Recipe:
+        """As it was when the service started; its model is replaced by the version."""
+        return self._recipes[rule.name]

@@ -169,6 +169,7 @@ def test_the_digest_is_of_the_meaning() -> None:
     written_out = changed(compress=[{"quantize": {"calibrator": "entropy", "skip": []}}])
     assert parse_recipe(written_out).digest == digest
     assert parse_recipe(changed(resources={"export": {"memory": "1Gi"}})).digest == digest
+    assert parse_recipe(changed(model="models:/other/3")).digest == digest
     assert parse_recipe(changed(seed=1)).digest != digest
     assert parse_recipe(changed(compress=[{"quantize": {"calibrator": "mse"}}])).digest != digest
 

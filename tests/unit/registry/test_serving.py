@@ -53,6 +53,14 @@ def test_two_inputs(make_export: Make, as_kind: str) -> None:
     np.testing.assert_allclose(np.asarray(output), left + 1, rtol=1e-5)
 
 
+def test_loading_reads_the_manifest_once(make_export: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    export, read = make_export(), Path.read_text
+    seen: list[str] = []
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: seen.append(self.name) or read(self, *a, **k))
+    ExportedModel(export, {})
+    assert seen == ["export.json"]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
 def test_any_number_of_rows_in_batches(
     make_export: Make, batch: int, monkeypatch: pytest.MonkeyPatch

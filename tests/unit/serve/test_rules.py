@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lwplugin.pipelines.plan import make_plan
 
 from lwplugin.errors import RecipeError
-from lwplugin.registry import Listed
+from lwplugin.recipe import load_recipe
+from lwplugin.registry import Listed, Resolved
 from lwplugin.serve.intent import intents, made_by
 from lwplugin.serve.rules import RuleBook
 
@@ -71,6 +73,18 @@ def test_what_the_registry_holds_already_is_not_asked_for(book: Write) -> None:
     other = version(version=9, tags={f"lwplugin.{k}": v for k, v in {**tags, "target": "phone"}.items()})
     assert list(intents(rules, parent, made=made_by([light]))) == []
     assert list(intents(rules, parent, made=made_by([other]))) == [wanted]
+
+
+def test_what_a_run_by_alias_made_is_not_asked_for(book: Write) -> None:
+    rules, parent = book(CHAMPION), version()
+    recipe = load_recipe(rules.path_of(rules.rules.rules[0]))
+    assert recipe.model == "models:/any@champion"
+    meant = Resolved(name=parent.name, version="3", uri=parent.uri, alias="champion", source="m-1")
+    register = make_plan(recipe, meant).steps[-1].config
+    tags = {"digest": "d", "target": register["target"], "parent_version": register["parent"]["uri"]}
+    tags |= {"recipe_digest": register["recipe_digest"]}
+    light = version(version=9, tags={f"lwplugin.{key}": value for key, value in tags.items()})
+    assert list(intents(rules, parent, made=made_by([light]))) == []
 
 
 def test_the_rules_that_the_chart_installs_by_itself_start(tmp_path: Path) -> None:
