@@ -11,6 +11,7 @@ COPY pyproject.toml README.md LICENSE constraints.txt ./
 COPY lwplugin lwplugin
 COPY components components
 COPY pipelines pipelines
+COPY docs docs
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
 
 FROM python:${PYTHON} AS base

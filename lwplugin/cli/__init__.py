@@ -38,6 +38,7 @@ COMMANDS = {
     "methods": ("methods", "List families, methods and their options."),
     "toolchain": ("toolchain", "Make and list the environments that converters run in."),
     "settings": ("methods", "List the LWPLUGIN_* variables and what they are now."),
+    "docs": ("docs", "List or show the documents that come with lwplugin."),
 }
 
 

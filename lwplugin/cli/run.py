@@ -184,7 +184,7 @@ def _check_options(
         raise click.UsageError("--host belongs to --engine kubeflow; Prefect's server is PREFECT_API_URL")
     if cron is not None and host is None:
         raise click.UsageError(
-            "--cron belongs to --host: a schedule needs a server; on Prefect, see prefect.yaml"
+            "--cron belongs to --host: a schedule needs a server; for Prefect, see `lwplugin docs engines`"
         )
     if host is None and (image is not None or wait):
         raise click.UsageError("--image and --wait belong to --host: here steps run without a cluster")

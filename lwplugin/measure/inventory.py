@@ -118,7 +118,7 @@ def inventory(file: Path | None = None) -> Inventory:
     if file is None:
         return Inventory(devices={})
     found = load_document(
-        file, Inventory, holds="device inventory", do="see lwplugin/agent/README.md for an example"
+        file, Inventory, holds="device inventory", do="`lwplugin docs agent` has an example"
     )
     beside = {}
     for name, device in found.devices.items():

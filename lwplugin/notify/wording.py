@@ -64,7 +64,7 @@ def _render(kind: Kind, template: str, notice: Notice) -> str:
         raise LwpluginError(
             "A channel's template cannot be used",
             got=f"{type(error).__name__}: {error}",
-            do="see docs/serve.md for what a template knows",
+            do="`lwplugin docs serve` says what a template knows",
         ) from None
 
 

@@ -16,7 +16,7 @@ from lwplugin.gate.policy import Budget
 from lwplugin.yaml_document import load_document
 
 Patterns = tuple[str, ...]
-_WAY_OUT = "see docs/policy.md for an example"
+_WAY_OUT = "`lwplugin docs policy` has an example"
 
 
 class _Block(BaseModel):

@@ -14,7 +14,7 @@ from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.registry import Listed
 from lwplugin.yaml_document import load_document
 
-_WAY_OUT = "see docs/serve.md for an example"
+_WAY_OUT = "`lwplugin docs serve` has an example"
 
 
 class _Block(BaseModel):
