@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -15,8 +13,9 @@ from typing import Any, Protocol
 from lwplugin.components.code import code_digest
 from pydantic import BaseModel, ConfigDict
 
-from lwplugin.artifact import Store, digest_directory, digest_json
+from lwplugin.artifact import LOCKS, Store, digest_directory, digest_json
 from lwplugin.errors import StoreError
+from lwplugin.lock import locked
 from lwplugin.progress import Progress, silent
 from lwplugin.run_context import running
 from lwplugin.settings import settings
@@ -144,7 +143,10 @@ def execute(
     key = digest_json(identity)
     if step.cached and not again and (found := _stored(step, key, store)):
         return Result(found.path, found.digest, key, True, time.perf_counter() - started)
-    with _only_one(store, key, progress, step.name):
+    def wait() -> None:
+        progress(f"{step.name}: another process is at it, waiting", 0, None)
+
+    with locked(store.root / LOCKS / key, wait=wait):
         if step.cached and not again and (found := _stored(step, key, store)):
             return Result(found.path, found.digest, key, True, time.perf_counter() - started)
         with (
@@ -186,23 +188,6 @@ def _stored(step: Step, key: str, store: Store, *, judge: bool = True) -> Artifa
     if path is None or (judge and not step.reusable(path)):
         return None
     return Artifact(path, str(store.manifest(key)["digest"]))
-
-
-@contextmanager
-def _only_one(store: Store, key: str, progress: Progress, name: str) -> Iterator[None]:
-    """Two processes with the same work to do: the second waits, then finds the result.
-
-    The lock is the kernel's, so it falls with its process, killed or not.
-    """
-    folder = store.root / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / key).open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress(f"{name}: another process is at it, waiting", 0, None)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 @cache

@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from lwplugin.errors import StoreError
+from lwplugin.lock import discard
 from lwplugin.settings import variable
 
+LOCKS = "locks"  # of the keys whose work is under way
 _KEY = re.compile(r"[0-9a-f]{16,64}")
 _MAP_FROM_BYTES = 2**20
 _log = logging.getLogger("lwplugin")
@@ -204,8 +206,8 @@ class Store:
         shutil.rmtree(self._place(key), ignore_errors=True)
 
     def sweep(self, *, older_than_s: float = 86_400, work_older_than_s: float = 14 * 86_400) -> int:
-        """Removes what killed processes left in ``tmp``, and checkpoints that nobody went on from and damaged results
-        that nobody looked at; returns how many.
+        """Removes what killed processes left in ``tmp`` and ``locks``, and checkpoints that nobody went on from and
+        damaged results that nobody looked at; returns how many.
 
         Runs before the first step, and raises StoreError where the store cannot be written: a run would be in vain.
         """
@@ -224,14 +226,15 @@ class Store:
             leftover
             for folder, age_s in ages_s.items()
             for leftover in self.root.glob(f"{folder}/*")
-            if time.time() - _newest_s(leftover) >= age_s and not _is_held(leftover)
+            if _age_s(leftover) >= age_s and not _is_held(leftover)
         ]
         for leftover in old:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        return len(old)
+        unheld = [file for file in self.root.glob(f"{LOCKS}/*") if _age_s(file) >= older_than_s and discard(file)]
+        return len(old) + len(unheld)
 
     def _place(self, key: str) -> Path:
         if not _KEY.fullmatch(key):
@@ -241,13 +244,13 @@ class Store:
         return self.root / "objects" / key[:2] / key
 
 
-def _newest_s(leftover: Path) -> float:
-    """When it or something right in it was last changed; others may be removing it."""
+def _age_s(leftover: Path) -> float:
+    """Since it or something right in it was last changed; others may be removing it."""
     newest = 0.0
     for file in (leftover, *leftover.glob("*")):
         with suppress(FileNotFoundError):
             newest = max(newest, file.stat().st_mtime)
-    return newest
+    return time.time() - newest
 
 
 def _is_held(leftover: Path) -> bool:

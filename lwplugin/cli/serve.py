@@ -31,6 +31,10 @@ store), each also from the file that …_FILE names.
               help="Older deliveries are refused.")  # fmt: skip
 @click.option("--max-open", type=click.IntRange(1), default=10_000, show_default=True,
               help="Deliveries that may wait; beyond, senders are told to come again.")  # fmt: skip
+@click.option("--keep-logs", type=click.FloatRange(0), default=30, show_default=True, metavar="DAYS",
+              help="Files of jobs older than this are removed.")  # fmt: skip
+@click.option("--most-logs", type=click.IntRange(0), default=2000, show_default=True, metavar="NUMBER",
+              help="Of how many attempts at jobs the files are kept.")  # fmt: skip
 @click.option("--reconcile-once", is_flag=True, help="Queue what was missed, run nothing, and end.")
 @click.option("--retry", type=int, metavar="JOB", help="Queue a job that has ended once more, and end.")
 @click.option("--resend", is_flag=True, help="Queue the notices that were given up once more, and end.")
@@ -47,6 +51,8 @@ def serve_command(
     lease: float,
     replay_window: float,
     max_open: int,
+    keep_logs: float,
+    most_logs: int,
     reconcile_once: bool,
     retry: int | None,
     resend: bool,
@@ -135,6 +141,8 @@ def serve_command(
             reconcile_s=reconcile_every,
             lease_s=lease,
             most_open=max_open,
+            keep_logs_s=keep_logs * 86_400,
+            most_logs=most_logs,
         )
         app = create_app(service, secrets=known, window_s=replay_window)
         # uvicorn raises the signal that ended it once more when all is tidied up; then it is no news.

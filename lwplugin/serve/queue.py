@@ -111,6 +111,12 @@ def known_keys(engine: Engine) -> set[str]:
         return set(connection.execute(select(jobs.c.key)).scalars())
 
 
+def running_jobs(engine: Engine) -> set[int]:
+    """Numbers of the jobs that some replica works at, or died at."""
+    with engine.connect() as connection:
+        return set(connection.execute(select(jobs.c.id).where(jobs.c.state == RUNNING)).scalars())
+
+
 def claim(engine: Engine, owner: str, lease_s: float, tell: Tell = nobody) -> Job | None:
     """The oldest job that is due, now leased to ``owner``; of several that ask at once, one gets it.
 

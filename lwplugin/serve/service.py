@@ -21,6 +21,7 @@ from lwplugin.log import log
 from lwplugin.policy import Findings, evaluate
 from lwplugin.registry import Listed
 from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET, redact
+from lwplugin.serve import logs as job_logs
 from lwplugin.serve import outbox, queue
 from lwplugin.serve.dispatch import Reconciled, dispatch, reconcile
 from lwplugin.serve.herald import Herald
@@ -33,6 +34,7 @@ from lwplugin.tracing import span
 
 _IDLE_S = 1.0
 _TROUBLE_S = 5.0
+_FORGET_S = 600.0
 _REMEMBERED_S = 7 * 24 * 3600.0
 
 
@@ -50,6 +52,8 @@ class Service:
         reconcile_s: float = 60.0,
         lease_s: float = LEASE_S,
         most_open: int = 10_000,
+        keep_logs_s: float = job_logs.KEEP_DAYS * 86_400,
+        most_logs: int = job_logs.MOST_ATTEMPTS,
     ) -> None:
         self.engine, self.book, self.tracking_uri = engine, book, tracking_uri
         self.metrics = Metrics()
@@ -59,6 +63,9 @@ class Service:
         self.seen: Reconciled | None = None
         self.fleet: Fleet | None = None
         self._most_open = most_open
+        self._forget_logs = partial(
+            job_logs.forget, logs, keep_s=keep_logs_s, most=most_logs, running=partial(queue.running_jobs, engine)
+        )
         self._open, self._counting = 0, threading.Lock()
         self._stop, self._news = threading.Event(), threading.Event()
         self._work_waits = threading.Event()
@@ -80,6 +87,7 @@ class Service:
         loops: list[tuple[str, Callable[[], bool], threading.Event, float]] = [
             ("dispatch", self._dispatch, self._news, _IDLE_S),
             ("reconcile", self._reconcile, self._stop, reconcile_s),
+            ("forget", self._forget, self._stop, _FORGET_S),
         ]
         loops += [(f"work-{n}", self._work, self._work_waits, _IDLE_S) for n in range(workers)]
         # A thread for each channel, so that a slow one holds up no other and nothing else.
@@ -169,9 +177,14 @@ class Service:
         self.metrics.reconcile_seconds.set(time.monotonic() - began)
         self.metrics.reconciled.set_to_current_time()
         self.metrics.judged(Counter(v.verdict or "none" for v in versions))
+        self._work_waits.set()
+        return False
+
+    def _forget(self) -> bool:
+        """What grows; a thread of its own, since a registry that is down must not let it."""
         queue.forget(self.engine, _REMEMBERED_S)
         outbox.forget(self.engine, _REMEMBERED_S)
-        self._work_waits.set()
+        self._forget_logs()
         return False
 
     def _findings(self, versions: Sequence[Listed]) -> Findings | None:

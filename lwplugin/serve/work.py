@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from lwplugin import run_context, tracing
 from lwplugin.log import log
+from lwplugin.serve.logs import files_of
 from lwplugin.serve.queue import Job, Tell, claim, finish, give_back, nobody, renew
 
 LEASE_S = 60.0
@@ -75,8 +76,7 @@ class Worker:
         log("job started", rule=job.rule, **about)
         began = time.monotonic()
         self._logs.mkdir(parents=True, exist_ok=True)
-        stem = self._logs / f"job-{job.id}-{job.attempts}"
-        out, err = stem.with_suffix(".json"), stem.with_suffix(".log")
+        out, err = files_of(self._logs, job.id, job.attempts)
         with tracing.span("job", rule=job.rule, **about):
             code = self._run(job, out, err, stop)
         seconds = time.monotonic() - began
