@@ -143,6 +143,7 @@ def execute(
     key = digest_json(identity)
     if step.cached and not again and (found := _stored(step, key, store)):
         return Result(found.path, found.digest, key, True, time.perf_counter() - started)
+
     def wait() -> None:
         progress(f"{step.name}: another process is at it, waiting", 0, None)
 

@@ -233,7 +233,9 @@ class Store:
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-        unheld = [file for file in self.root.glob(f"{LOCKS}/*") if _age_s(file) >= older_than_s and discard(file)]
+        unheld = [
+            file for file in self.root.glob(f"{LOCKS}/*") if _age_s(file) >= older_than_s and discard(file)
+        ]
         return len(old) + len(unheld)
 
     def _place(self, key: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -31,11 +32,11 @@ def docs_command(name: str | None, as_json: bool) -> int:
         text = known[name].read_text(encoding="utf-8")
         if as_json:
             write_json({"name": name, "text": text}, out)
-        elif click.get_text_stream("stdout").isatty():
+        elif sys.stdout.isatty():
             click.echo_via_pager(text)
         else:
             click.echo(text, nl=False)
-    return 0
+        return 0
 
 
 def documents() -> dict[str, Path]:

@@ -88,7 +88,9 @@ def serve_command(
         if retry is not None:
             if not again(engine, retry):
                 raise LwpluginError(
-                    f"Job {retry} cannot be run again", got="no job that has ended", do="take a number from the service's page /jobs"
+                    f"Job {retry} cannot be run again",
+                    got="no job that has ended",
+                    do="take a number from the service's page /jobs",
                 )
             return 0
         if resend:

@@ -27,6 +27,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from lwplugin.errors import LwpluginError
+from lwplugin.serve.schema import prepare
 
 tables = MetaData()
 
@@ -96,7 +97,7 @@ _TRIES = 5
 
 
 def open_database(url: str) -> Engine:
-    """Connects and creates what is missing. Raises LwpluginError without the address's password."""
+    """Connects, and creates or migrates the tables. Raises LwpluginError without the address's password."""
     try:
         address = make_url(url)
         if address.get_backend_name() not in ("sqlite", "postgresql"):
@@ -118,9 +119,9 @@ def open_database(url: str) -> Engine:
         _prepare_sqlite(engine)
     for attempt in range(_TRIES):
         try:
-            tables.create_all(engine)
+            prepare(engine, tables)
             return engine
-        except SQLAlchemyError as error:  # two replicas create the tables at once, or it is still starting
+        except SQLAlchemyError as error:  # it is still starting
             if attempt == _TRIES - 1:
                 raise LwpluginError(
                     "The service's database does not answer",

@@ -64,7 +64,11 @@ class Service:
         self.fleet: Fleet | None = None
         self._most_open = most_open
         self._forget_logs = partial(
-            job_logs.forget, logs, keep_s=keep_logs_s, most=most_logs, running=partial(queue.running_jobs, engine)
+            job_logs.forget,
+            logs,
+            keep_s=keep_logs_s,
+            most=most_logs,
+            running=partial(queue.running_jobs, engine),
         )
         self._open, self._counting = 0, threading.Lock()
         self._stop, self._news = threading.Event(), threading.Event()

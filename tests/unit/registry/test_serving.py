@@ -56,7 +56,9 @@ def test_two_inputs(make_export: Make, as_kind: str) -> None:
 def test_loading_reads_the_manifest_once(make_export: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     export, read = make_export(), Path.read_text
     seen: list[str] = []
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: seen.append(self.name) or read(self, *a, **k))
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a, **k: seen.append(self.name) or read(self, *a, **k)
+    )
     ExportedModel(export, {})
     assert seen == ["export.json"]
 
