@@ -34,8 +34,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def batches(self, size: int) -> list[Feed]:
-        """The calibration inputs, for others' tools."""
-        split = self.data.need("calibration").head(self.calibration)
+        """The calibration inputs as our methods see them (half of the texts cut short), for others' tools."""
+        split = self.data.to_fit().head(self.calibration)
         return [
             {name: tensor.numpy() for name, tensor in tensors(batch.inputs).items()}
             for batch in split.batches(size)

@@ -3,7 +3,7 @@
     pip install torch-pruning==1.6.1
     python benchmarks/prune_minilm.py --epochs 4
 
-192 unlabelled articles of BBC News calibrate, the other 2,033 judge (`real_models.py` says what to install): a logistic
+192 unlabelled articles of BBC News calibrate, half of them cut short as `data.to_fit` does, the other 2,033 judge (`real_models.py` says what to install): a logistic
 head and class centroids made from every second of them and tried on the rest, each model's own vectors; zero-shot
 against sentences about the class names, the mean over the prompt sets of `int8_cases.py`. torch-pruning's Taylor takes
 random projections of the model's own answers, since there are no labels. With `--epochs` every row is then trained for
@@ -68,7 +68,7 @@ def torch_pruning(parent: nn.Module, data: Data, criterion: str) -> nn.Module:
         head_pruning_ratio=1 / 3,
     )
     if criterion == "GroupTaylorImportance":
-        for batch in data.need("calibration").batches(16):
+        for batch in data.to_fit().batches(16):
             answers = net(**batch.inputs)
             (answers * torch.randn_like(answers)).sum().backward()
     pruner.step()
@@ -86,7 +86,7 @@ def ours(parent: nn.Module, data: Data, options: dict[str, Any]) -> nn.Module:
 def trained(module: nn.Module, parent: nn.Module, data: Data, epochs: int) -> nn.Module:
     """Against the parent's answers, the same for everyone."""
     config = TrainConfig(epochs=epochs, batch_size=16, lr=1e-4, schedule="onecycle", seed=0)
-    data = replace(data, train=data.need("calibration"))
+    data = replace(data, train=data.to_fit())
     train(module, data, config=config, loss=parent_loss(copy.deepcopy(parent), data.task, "parent"))
     return module.eval()
 

@@ -21,5 +21,6 @@ def fingerprint(spec: DataSpec) -> str:
         "seed": spec.seed,
         "slices": list(spec.slices),
         "duplicates": spec.duplicates,
+        "short_texts": spec.short_texts,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -15,6 +15,7 @@ from lwplugin.data.contents import fingerprint
 from lwplugin.data.kept import once
 from lwplugin.data.partition import partition
 from lwplugin.data.readers import DatasetReader, Reader, TensorReader, as_inputs, as_tensor
+from lwplugin.data.short_texts import with_short_texts
 from lwplugin.data.sources.base import Parts, Request
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.data.split import Split
@@ -36,6 +37,8 @@ class Data:
     digest: str
     """sha256 of what the examples are and how they are split."""
     spec: DataSpec | None = None
+    short_texts: bool = True
+    """Whether what is fitted to calibration texts also sees them cut short."""
 
     def example(self, n: int = 1) -> Inputs:
         """``n`` real examples, from calibration, else test, else train.
@@ -61,6 +64,17 @@ class Data:
         }
         raise DataError(f"There is no {split} split", got=f"splits: {present}", do=way_out[split])
 
+    def to_fit(self) -> Split:
+        """Calibration examples as ranges, moments and ratios are fitted to them, which takes no label.
+
+        Half of the texts are cut short (`short_texts.py`), unless the data say otherwise; anything else is as it is.
+        Raises DataError where there is no calibration split.
+        """
+        split = self.need("calibration")
+        if not self.short_texts:
+            return split
+        return with_short_texts(split, seed=self.spec.seed if self.spec else 0)
+
 
 def from_arrays(
     *,
@@ -72,6 +86,7 @@ def from_arrays(
     calibration_examples: int | None = None,
     seed: int = 0,
     duplicates: Literal["warn", "error", "drop", "ignore"] = "warn",
+    short_texts: bool = True,
 ) -> Data:
     """Data from what is in memory.
 
@@ -79,7 +94,8 @@ def from_arrays(
     an array or tensor [n, …], or a tuple or dict of them. (A tuple of two is always ``(x, y)``: wrap a
     tuple input as ``((a, b), None)`` where there are no targets.) float64 becomes float32; the memory of
     float32 arrays is shared, not copied. Without ``calibration`` it is drawn from train by the seed and
-    removed from it: see ``lwplugin.data.partition``. ``slices`` is ``{name: {split: values}}``.
+    removed from it: see ``lwplugin.data.partition``. ``slices`` is ``{name: {split: values}}``. ``short_texts``:
+    half of the calibration texts are cut short where they are fitted to (``Data.to_fit``).
 
     >>> x, y = np.random.rand(80, 3), np.arange(80) % 4
     >>> data = from_arrays(train=(x, y), test=(np.random.rand(8, 3), np.arange(8) % 4))
@@ -95,9 +111,10 @@ def from_arrays(
         name: None if value is None else Split(name, as_reader(value), slices=columns[name])
         for name, value in given.items()
     }
-    digest = _digest(splits, calibration_examples, seed, duplicates)
+    digest = _digest(splits, calibration_examples, seed, duplicates, short_texts)
     parts = Parts(train=splits["train"], calibration=splits["calibration"], test=splits["test"])
-    return _assemble(parts, made, calibration_examples, seed, duplicates, digest, None)
+    data = _assemble(parts, made, calibration_examples, seed, duplicates, digest, None)
+    return replace(data, short_texts=short_texts)
 
 
 def load(
@@ -125,8 +142,10 @@ def _read(spec: DataSpec, task: Task, digest: str) -> Data:
     )
     parts = spec.reader.read(spec.options, request)
     if isinstance(parts, Data):
-        return replace(parts, digest=digest, spec=spec)
-    return _assemble(parts, task, spec.calibration, spec.seed, spec.duplicates, digest, spec)
+        data = replace(parts, digest=digest, spec=spec)
+    else:
+        data = _assemble(parts, task, spec.calibration, spec.seed, spec.duplicates, digest, spec)
+    return replace(data, short_texts=spec.short_texts)
 
 
 def as_reader(value: Any) -> Reader:

@@ -50,6 +50,27 @@ class Reader(ABC):
         return np.random.default_rng(seed).permutation(n)
 
 
+class Changing(Reader):
+    """The rows of another reader, changed as they are read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.inner = reader
+        self.repeatable = reader.repeatable
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def labels(self) -> np.ndarray | None:
+        return self.inner.labels()
+
+    def order(self, rows: np.ndarray | None, seed: int) -> np.ndarray:
+        return self.inner.order(rows, seed)
+
+    def positions(self, rows: Rows) -> np.ndarray:
+        """Which rows these are, int64 [n]."""
+        return np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+
+
 class TensorReader(Reader):
     """Everything in memory."""
 

@@ -95,6 +95,11 @@ class DataSpec(BaseModel):
         description="What to do about examples of test that are also in train or calibration, byte for "
         "byte; 'drop' removes them from train and calibration. Checked for sets held in memory.",
     )
+    short_texts: bool = Field(
+        True,
+        description="Cut half of the calibration texts short where ranges and weights are fitted to them, so that they "
+        "fit short texts and padding too. Means nothing to other examples.",
+    )
     options: Any = Field(None, description="The source's own options; written flat, beside 'source'.")
 
     @model_validator(mode="before")
@@ -189,6 +194,7 @@ def _common_schema(cls: type[DataSpec]) -> dict[str, Any]:
         "batch_size": {"type": "integer", "minimum": 1},
         "slices": {"type": "array", "items": {"type": "string"}},
         "duplicates": {"enum": ["warn", "error", "drop", "ignore"], "default": "warn"},
+        "short_texts": {"type": "boolean", "default": True},
     }
     for name, schema in properties.items():
         schema["description"] = cls.model_fields[name].description

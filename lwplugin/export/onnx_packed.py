@@ -63,6 +63,8 @@ def _conv(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) 
 
 @lowering(PackedEmbedding)
 def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) -> Nodes:
+    if (rows := graph.value(node.input[0])) is not None:
+        name, layer = _only_rows(graph, node, name, layer, rows)
     if has_kernel(layer, scheme):
         return _gather_block(graph, node.input[0], name, layer, node.output[0])
     if isinstance(layer.encoding, Half):
@@ -76,6 +78,24 @@ def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Sch
             return _rows_of_codes(graph, node, name, layer, codes[:, 0], zeros)
     nodes, weight = _weight(graph, name, layer, scheme)
     return [*nodes, make_node("Gather", [weight, node.input[0]], node.output[0], axis=0)]
+
+
+def _only_rows(
+    graph: GraphEditor, node: Any, name: str, layer: PackedEmbedding, rows: np.ndarray
+) -> tuple[str, PackedEmbedding]:
+    """The table without the rows that are never asked for (positions past the last token), under a name of its own.
+
+    ``rows`` is the constant that ``node`` reads, which then counts in the smaller table.
+    """
+    encoding, kept = layer.encoding, np.unique(rows)
+    if not isinstance(encoding, Groups | Half) or len(kept) == layer.num_embeddings:
+        return name, layer
+    index = torch.from_numpy(kept)
+    few = PackedEmbedding(len(kept), layer.embedding_dim, encoding=encoding.spec())
+    few.store(**encoding.rows(layer.stored, layer.weight_shape, index))
+    made = f"{node.output[0]}_table"
+    node.input[0] = graph.constant(f"{made}_rows", np.searchsorted(kept, rows).astype(np.int64))
+    return made, few
 
 
 def _rows_of_codes(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, count, map_inputs
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
-from lwplugin.moments.repair import attention_mask
 from lwplugin.progress import Progress
 
 if TYPE_CHECKING:

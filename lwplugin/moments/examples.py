@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def repair_inputs(module: nn.Module, data: Data, wanted: int) -> Inputs:
     """Up to ``wanted`` calibration inputs, fewer where one layer's activations would pass 512 MiB."""
-    split = data.need("calibration")
+    split = data.to_fit()
     first = next(split.batches(1))
     largest = _largest_activation_bytes(module, take(first.inputs, 1))
     count = max(16, min(wanted, len(split), int(512 * 2**20 / max(largest, 1))))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
@@ -85,12 +86,6 @@ def repairable(module: nn.Module) -> list[str]:
     return [
         name for name, layer in module.named_modules() if supports(layer) and owners[id(layer.weight)] == 1
     ]
-
-
-def attention_mask(inputs: Inputs) -> Tensor | None:
-    """Which tokens are real, bool [examples, tokens], where the inputs say so."""
-    mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
-    return mask.bool() if mask is not None and mask.ndim == 2 else None
 
 
 def repair(

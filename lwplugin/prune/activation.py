@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.graph import Graph
-from lwplugin.moments.repair import attention_mask
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
 from lwplugin.prune.reading import Reading, by_unit, inputs_of_readers, readings, rows_of
@@ -133,7 +133,7 @@ def score(
     """
     found = readings(module, graph)
     tallies = [_STATISTICS[config.statistic](len(reading.owner)) for reading in found]
-    split = data.need("calibration").head(config.activation_examples)
+    split = data.to_fit().head(config.activation_examples)
     total, module = -(-len(split) // 64), module.eval()
     for done, batch in enumerate(split.batches(64), start=1):
         _observe(module, found, tallies, batch.inputs)

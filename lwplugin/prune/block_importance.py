@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import main_output, replacing, watching
-from lwplugin.moments.repair import attention_mask
 from lwplugin.progress import Progress
 from lwplugin.prune.blocks import Block, first_tensor
 from lwplugin.prune.sensitivity import gate_loss, only_trainable
@@ -30,7 +30,7 @@ def score(
     progress: Progress,
 ) -> list[float]:
     """One importance for each block, the mean over batches; higher is more needed."""
-    split = data.need("calibration").head(examples)
+    split = data.to_fit().head(examples)
     total = -(-len(split) // 32)
     sums = {block.name: 0.0 for block in blocks}
     parent.eval()

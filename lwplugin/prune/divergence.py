@@ -21,7 +21,7 @@ class Divergence:
     """
 
     def __init__(self, parent: nn.Module, data: Data, examples: int) -> None:
-        self._split = data.need("calibration").head(examples)
+        self._split = data.to_fit().head(examples)
         self._task = data.task
         self._wanted = torch.from_numpy(predict(parent, self._split, data.task))
 

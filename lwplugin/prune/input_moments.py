@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import call
+from lwplugin.data.padding import attention_mask
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group
 from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import attention_mask
 from lwplugin.moments.rows import (
     enough_rows,
     groups_of,

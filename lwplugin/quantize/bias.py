@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QuantLayer, QuantLinear
 
@@ -29,10 +30,13 @@ def correct_biases(reference: nn.Module, quantized: nn.Module, batches: Iterable
             layer.bias = torch.zeros(layer.weight_shape[0], device=layer.scale.device)
     for index, batch in enumerate(batches):
         inputs = batch.inputs
+        valid = attention_mask(inputs)
         wanted: dict[str, torch.Tensor] = {}
 
-        def remember(name: str, args: tuple[Any, ...], output: torch.Tensor, into: Any = wanted) -> None:
-            into.setdefault(name, _channel_means(layers[name], output))
+        def remember(
+            name: str, args: tuple[Any, ...], output: torch.Tensor, into: Any = wanted, valid: Any = valid
+        ) -> None:
+            into.setdefault(name, _channel_means(layers[name], output, valid))
 
         with watching(reference, layers, remember):
             call(reference, inputs)
@@ -48,10 +52,11 @@ def correct_biases(reference: nn.Module, quantized: nn.Module, batches: Iterable
                 name: str = name,
                 wanted: dict[str, torch.Tensor] = wanted,
                 share: float = 1.0 / (index + 1),
+                valid: Any = valid,
             ) -> torch.Tensor | None:
                 if name not in wanted:
                     return None
-                shift = (wanted.pop(name) - _channel_means(layer, output)) * share
+                shift = (wanted.pop(name) - _channel_means(layer, output, valid)) * share
                 layer.bias += shift
                 shifts[name] = shifts.get(name, torch.zeros_like(shift)) + shift
                 return output + _spread(layer, shift, output)
@@ -72,8 +77,12 @@ def bias_corrected(reference: nn.Module, quantized: nn.Module, batches: Iterable
     return corrected
 
 
-def _channel_means(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+def _channel_means(layer: nn.Module, output: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """[channels], of texts the mean over each one's tokens first: a long one counts no more than a short one."""
     if isinstance(layer, QuantLinear | nn.Linear):
+        if valid is not None and output.ndim == 3 and output.shape[:2] == valid.shape:
+            shares = valid / valid.sum(1, keepdim=True).clamp_min(1) / max(len(valid), 1)
+            return torch.einsum("nt,ntc->c", shares.to(output), output)
         return output.reshape(-1, output.shape[-1]).mean(0)
     return output.transpose(0, 1).reshape(output.shape[1], -1).mean(1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.data.padding import attention_mask, real_tokens
 from lwplugin.data.split import Split
 from lwplugin.model.watching import watching
 from lwplugin.progress import Progress, silent
@@ -57,21 +58,24 @@ def observe(
     """Input and output ranges of the named layers over a stream; memory does not grow with the stream.
 
     Returned in the order of first call. A layer called twice has both calls in its ranges; one never called
-    is missing. Where there are ``gains``, the input range is that of the input times the gain.
+    is missing. Where there are ``gains``, the input range is that of the input times the gain. Padding is left out.
     """
     observers: dict[str, tuple[Observer, Observer]] = {}
     dimensions: dict[str, int] = {}
+    valid: torch.Tensor | None = None
 
     def watch(name: str, args: tuple[Any, ...], output: torch.Tensor) -> None:
         if name not in observers:
             observers[name] = (make(), make())
             dimensions[name] = args[0].ndim
-        observers[name][0].update(args[0] * gains[name] if gains and name in gains else args[0])
-        observers[name][1].update(output)
+        seen = real_tokens(args[0], valid)
+        observers[name][0].update(seen * gains[name] if gains and name in gains else seen)
+        observers[name][1].update(real_tokens(output, valid))
 
     done = 0
     with watching(module, names, watch):
         for batch in batches:
+            valid = attention_mask(batch.inputs)
             call(module, batch.inputs)
             done += len(batch)
             progress("calibrate", done, total)

@@ -68,7 +68,7 @@ def run(
 ) -> LightModel:
     """Cluster, fine-tune the tables where asked, store; the argument is untouched."""
     module = light.copy_module().eval()
-    split = data.need("calibration")
+    split = data.to_fit()
 
     def batches() -> Iterator[Batch]:
         return calibration_batches(split, examples=config.examples, batch_size=config.batch_size)

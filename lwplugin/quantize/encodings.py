@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lwplugin.errors import ModelError, did_you_mean
-from lwplugin.quantize.packing import packed_bytes, unpack_codes
+from lwplugin.quantize.packing import pack_codes, packed_bytes, unpack_codes
 
 Shape = tuple[int, ...]
 HalfType = Literal["float16", "bfloat16"]
@@ -72,6 +72,10 @@ class Half(Encoding):
         """Every 16-bit number is a float32 number: nothing is rounded."""
         return stored["numbers"].float()
 
+    def rows(self, stored: Mapping[str, Tensor], shape: Shape, index: Tensor) -> dict[str, Tensor]:
+        """What is stored of some rows (int64 [rows]) of the weight alone."""
+        return {"numbers": stored["numbers"][index]}
+
 
 @dataclass(frozen=True)
 class Groups(Encoding):
@@ -110,6 +114,14 @@ class Groups(Encoding):
         """uint8 [out, groups]."""
         count = shape[0] * self.groups(shape)
         return unpack_codes(stored["zero"], self.width, count).view(shape[0], -1)
+
+    def rows(self, stored: Mapping[str, Tensor], shape: Shape, index: Tensor) -> dict[str, Tensor]:
+        """What is stored of some rows (int64 [rows]) of the weight alone."""
+        return {
+            "codes": pack_codes(self.codes(stored, shape)[index].reshape(-1), self.width),
+            "scale": stored["scale"][index],
+            "zero": pack_codes(self.zeros(stored, shape)[index].reshape(-1), self.width),
+        }
 
     def decode(self, stored: Mapping[str, Tensor], shape: Shape) -> Tensor:
         """One exact subtraction and one float32 product an element."""

@@ -103,13 +103,13 @@ class Maker:
 
     @torch.no_grad()
     def make(self, form: Form) -> nn.Module:
-        """A copy of the module in this form."""
+        """A copy of the module in this form, whose dynamic layers take each example by itself."""
         ranges, gains = self.ranges(form), self.gains(form)
         made = copy.deepcopy(self.reference(form))
         for name in self.names:
             layer = self._layer(made.get_submodule(name), ranges[name], gains.get(name))
             if isinstance(layer, QuantLinear):
-                layer.dynamic = form.dynamic
+                layer.dynamic, layer.alone = form.dynamic, True
             made.set_submodule(name, layer)
         return made
 

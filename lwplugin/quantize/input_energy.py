@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.data.padding import attention_mask, real_tokens
 from lwplugin.model.watching import watching
 
 
@@ -22,9 +23,10 @@ def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[st
     layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
     sums: dict[str, Tensor] = {}
     rows: dict[str, int] = {}
+    valid: Tensor | None = None
 
     def watch(name: str, args: tuple[Any, ...], output: Any) -> None:
-        x = args[0].detach()
+        x = real_tokens(args[0].detach(), valid)
         flat = (
             x.reshape(-1, x.shape[-1])
             if isinstance(layers[name], nn.Linear)
@@ -37,6 +39,7 @@ def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[st
     watched = [name for name, layer in layers.items() if not isinstance(layer, nn.Embedding)]
     with watching(module, watched, watch):
         for batch in batches:
+            valid = attention_mask(batch.inputs)
             call(module, batch.inputs)
     return {name: _spread(layers[name], total / rows[name]) for name, total in sums.items()}
 

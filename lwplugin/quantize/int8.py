@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from lwplugin.quantize.contest import Contest
 from lwplugin.quantize.embeddings import packed_embedding
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.forms import Form, Maker
+from lwplugin.quantize.layers import QuantLinear
 from lwplugin.quantize.observers import Calibrator, make_observer
 from lwplugin.quantize.requantize import RULES, requantized
 from lwplugin.quantize.scheme import ReduceRange, needs_reduced_range, weight_limit
@@ -101,7 +102,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     from lwplugin.model.bundle import HistoryEntry
 
     module = light.copy_module().eval()
-    split = data.need("calibration")
+    split = data.to_fit()
     total = min(config.examples, len(split))
     few = min(config.compensation_examples, len(split))
     solving = next(calibration_batches(split, examples=few, batch_size=few)).inputs
@@ -146,6 +147,9 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         mended = requantized(reference, made, solving, limit=limit, rule=RULES[how])
         contest.enter({form.rounded(how): mended})
     chosen, picked = contest.best, contest.found[contest.picked]
+    for layer in chosen.modules():
+        if isinstance(layer, QuantLinear):
+            layer.alone = False
     entry = HistoryEntry(
         step="quantize",
         method="int8",
@@ -184,21 +188,25 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
         smoothed=config.smoothing is True,
     )
     made = maker.make(form)
-    open_choices: dict[str, Callable[[], bool]] = {
-        "equalized": lambda: config.equalization == "auto" and maker.can_equalize,
-        "dynamic": lambda: config.activations == "auto" and bool(maker.over_tokens),
-        "smoothed": lambda: config.smoothing == "auto" and bool(maker.over_tokens),
-    }
-    for change, is_open in open_choices.items():
-        if not is_open():
+    may_equalize = config.equalization == "auto"
+    may_be_dynamic = config.activations == "auto" and bool(maker.over_tokens)
+    may_smooth = config.smoothing == "auto" and bool(maker.over_tokens)
+    steps: list[tuple[bool, tuple[dict[str, bool], ...]]] = [
+        (may_equalize and maker.can_equalize, ({"equalized": True},)),
+        (may_be_dynamic, ({"dynamic": True},)),
+        # Without outliers a range taken at run time is worth another thing than with them.
+        (may_smooth, ({"smoothed": True}, *[{"smoothed": True, "dynamic": True}] * may_be_dynamic)),
+    ]
+    for is_open, changes in steps:
+        if not is_open:
             continue
         contest.enter({form.name: made})
         if contest.found[form.name].output_sqnr_db >= _CLOSE_DB:
             break
-        other = replace(form, **{change: True})
-        contest.enter({other.name: (changed := maker.make(other))})
-        if contest.picked == other.name:
-            form, made = other, changed
+        for other in dict.fromkeys(replace(form, **change) for change in changes):
+            contest.enter({other.name: (changed := maker.make(other))})
+            if contest.picked == other.name:
+                form, made = other, changed
     return form, made
 
 

@@ -132,6 +132,7 @@ class QuantLinear(QuantLayer):
     ``dynamic``: the input's grid is that of the values at hand, one for the whole tensor, instead of ``input_range``.
     ``smoothed``: the input is multiplied by ``input_gain``, float32 [in], before it is rounded; ``input_range`` is
     that of the product, and the stored weight is for it.
+    ``alone``, which is not stored: examples of a batch do not share a dynamic grid, as where each comes by itself.
     """
 
     input_gain: torch.Tensor | None
@@ -158,6 +159,7 @@ class QuantLinear(QuantLayer):
         self.in_features = in_features
         self.out_features = out_features
         self.dynamic = dynamic
+        self.alone = False
         self.register_buffer("input_gain", torch.ones(in_features) if smoothed else None)
 
     @property
@@ -171,7 +173,7 @@ class QuantLinear(QuantLayer):
             x = x * self.input_gain
         if not self.dynamic or self.activation_bits is None:
             return super().rounded_input(x)
-        return dynamically_rounded(x, self.activation_bits)
+        return dynamically_rounded(x, self.activation_bits, alone=self.alone)
 
     def quantization_args(self) -> dict[str, Any]:
         """With ``dynamic`` and ``smoothed``, where they are on."""

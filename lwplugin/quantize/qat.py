@@ -66,7 +66,7 @@ def run(
     from lwplugin.model.bundle import HistoryEntry
 
     module = light.copy_module().eval()
-    split = data.need("calibration")
+    split = data.to_fit()
 
     def batches() -> Iterator[Batch]:
         return calibration_batches(split, examples=config.examples, batch_size=config.batch_size)

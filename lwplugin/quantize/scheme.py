@@ -49,8 +49,13 @@ class AffineGrid:
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.low, self.high)
 
 
-def dynamically_rounded(x: torch.Tensor, bits: int = 8) -> torch.Tensor:
-    """``x`` rounded to the grid of its own range, one for the whole tensor: ONNX's DynamicQuantizeLinear."""
+def dynamically_rounded(x: torch.Tensor, bits: int = 8, *, alone: bool = False) -> torch.Tensor:
+    """``x`` rounded to the grid of its own range, one for the whole tensor: ONNX's DynamicQuantizeLinear.
+
+    ``alone``: every example has a range of its own, as where each is asked for by itself.
+    """
+    if alone and x.ndim > 2:
+        return torch.stack([dynamically_rounded(example, bits) for example in x])
     levels = 2**bits - 1
     lo, hi = (bound.float() for bound in torch.aminmax(x.detach()))
     lo, hi = lo.clamp_max(0), hi.clamp_min(0)

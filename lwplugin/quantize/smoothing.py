@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
+from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
-from lwplugin.moments.repair import attention_mask
 from lwplugin.moments.rows import inputs_of, sample_rows
 from lwplugin.quantize.scheme import dynamically_rounded
 from lwplugin.quantize.weights import channel_scales, dequantize, round_weight

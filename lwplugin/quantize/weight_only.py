@@ -103,7 +103,7 @@ class WeightOnlyConfig(QuantizeConfig):
 def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progress) -> LightModel:
     """Round every chosen layer in the order of the forward pass; the argument is untouched."""
     module = light.copy_module().eval()
-    split = data.need("calibration")
+    split = data.to_fit()
     batch = next(calibration_batches(split, examples=config.examples, batch_size=config.examples))
     inputs = batch.inputs
     fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)

@@ -11,7 +11,7 @@ from lwplugin.data.batch import Inputs, map_inputs, tensors
 from lwplugin.data.corruptions import KINDS, SEVERITIES
 from lwplugin.data.corruptions.numbers import OF_IMAGES, OF_NUMBERS, Change, Generators, Scale
 from lwplugin.data.corruptions.typos import with_typos
-from lwplugin.data.readers import Reader, Rows
+from lwplugin.data.readers import Changing, Reader, Rows
 from lwplugin.data.split import Split
 from lwplugin.errors import DataError, RecipeError, did_you_mean
 
@@ -69,24 +69,12 @@ class _Draws:
         return [np.random.default_rng((*self.key, int(row))) for row in rows]
 
 
-class _Seen(Reader):
-    """A reader that changes what another reads."""
+class _Seen(Changing):
+    """A reader's rows, each changed as a generator of its own decides."""
 
     def __init__(self, reader: Reader, draws: _Draws) -> None:
-        self.inner = reader
+        super().__init__(reader)
         self.draws = draws
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def labels(self) -> np.ndarray | None:
-        return self.inner.labels()
-
-    def order(self, rows: np.ndarray | None, seed: int) -> np.ndarray:
-        return self.inner.order(rows, seed)
-
-    def positions(self, rows: Rows) -> np.ndarray:
-        return np.arange(len(self))[rows] if isinstance(rows, slice) else rows
 
 
 class _Changed(_Seen):

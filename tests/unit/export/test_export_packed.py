@@ -12,8 +12,9 @@ from lwplugin.data import Data, from_arrays
 from lwplugin.export import export
 from lwplugin.model.bundle import light
 from lwplugin.quantize import quantize
-from lwplugin.quantize.encodings import Codebook, Encoding, Groups, Signs
+from lwplugin.quantize.encodings import Codebook, Encoding, Groups, Half, Signs
 from lwplugin.quantize.packed import PACKABLE, packed_like
+from lwplugin.quantize.packing import pack_codes
 
 
 class Mixed(nn.Module):
@@ -98,6 +99,37 @@ def test_three_bits_have_no_kernel_and_the_description_says_so(tokens: Data, tmp
     exported = export(light(packed(Groups(3, 16))), tokens, path=tmp_path, weights="packed")
     assert operators(exported.file)["MatMulNBits"] == 0
     assert exported.scheme["packed_kernels"] == 0
+
+
+@pytest.mark.parametrize("encoding", [Groups(8, 16), Groups(5, 32), Half("float16")], ids=str)
+def test_rows_of_a_table_that_are_never_asked_for_stay_out_of_the_file(
+    encoding: Encoding, tokens: Data, tmp_path: Path
+) -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.place = nn.Embedding(50, 32), nn.Embedding(500, 32)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return (self.table(tokens) + self.place(torch.arange(2, 2 + tokens.shape[1]))).flatten(1)
+
+    net = Placed().eval()
+    made = quantize(net, tokens, method="half") if isinstance(encoding, Half) else None
+    if made is None:
+        packed_place = packed_like(net.place, encoding)
+        codes = torch.randint(2**encoding.bits, (500 * 32,)).to(torch.uint8)
+        zero = torch.randint(2**encoding.bits, (500 * packed_place.scale.shape[1],)).to(torch.uint8)
+        scale = torch.rand(packed_place.scale.shape)
+        packed_place.store(
+            codes=pack_codes(codes, encoding.bits), zero=pack_codes(zero, encoding.bits), scale=scale
+        )
+        net.place = packed_place
+        made = light(net)
+    exported = export(made, tokens, path=tmp_path)
+    assert exported.meta["parity"]["max_abs_error"] < 1e-3
+    held = [t for t in onnx.load(str(exported.file)).graph.initializer if 500 in t.dims]
+    assert not held
+    assert exported.file.stat().st_size < 20_000
 
 
 def test_tables_of_several_rows_are_looked_up(

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from quantize_nets import tokens
 from torch import nn
 
+from lwplugin.data import from_arrays
+from lwplugin.data.batch import Batch
 from lwplugin.model.bundle import light, load
 from lwplugin.model.origin import FactoryOrigin
 from lwplugin.quantize import QuantLinear, quantize
+from lwplugin.quantize.bias import correct_biases
+from lwplugin.quantize.calibration import observe
+from lwplugin.quantize.input_energy import input_energy
+from lwplugin.quantize.observers import make_observer
 from lwplugin.quantize.scheme import dynamically_rounded
 from lwplugin.quantize.smoothing import best_gain, smoothing_gains
 
@@ -80,3 +88,44 @@ def test_the_argument_keeps_its_float_layers() -> None:
     net, data = tokens()
     quantize(net, data)
     assert type(net.query) is nn.Linear
+
+
+def test_examples_by_themselves_do_not_share_a_grid() -> None:
+    x = torch.randn(3, 5, 4) * torch.tensor([1.0, 10.0, 100.0])[:, None, None]
+    apart = torch.cat([dynamically_rounded(example[None]) for example in x])
+    assert torch.equal(dynamically_rounded(x, alone=True), apart)
+    assert not torch.equal(dynamically_rounded(x), apart)
+
+
+@pytest.mark.parametrize("what", ["ranges", "biases", "energy"])
+def test_padding_is_not_fitted_to(what: str) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 8)
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.layer(self.table(input_ids)) * attention_mask[..., None]
+
+    torch.manual_seed(0)
+    net = Masked().eval()
+    with torch.no_grad():
+        net.table.weight[0] = 1000.0  # what stands for padding
+    ids = torch.randint(1, 50, (16, 6))
+    mask = torch.ones_like(ids)
+    mask[:, 3:] = 0
+    batch = Batch({"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}, None, np.arange(16))
+    bare = Batch({"input_ids": ids[:, :3], "attention_mask": mask[:, :3]}, None, np.arange(16))
+    if what == "ranges":
+        seen = [observe(net, [each], ["layer"], lambda: make_observer("minmax")) for each in (batch, bare)]
+        assert seen[0] == seen[1]
+        assert seen[0]["layer"].inputs[1] < 1000
+    elif what == "energy":
+        found = [input_energy(net, [each], ["layer"])["layer"] for each in (batch, bare)]
+        assert torch.allclose(*found)
+    else:
+        data = from_arrays(calibration=bare.inputs, task="regression")
+        made = quantize(net, data, activations="static", smoothing=False, embeddings=False).module
+        shifts = [correct_biases(net, copy.deepcopy(made), [each]) for each in (batch, bare)]
+        assert shifts[0]["layer"] == pytest.approx(shifts[1]["layer"], rel=1e-3)

@@ -1,0 +1,23 @@
+"""Which tokens are text and which only fill up the batch: nothing is fitted to the latter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lwplugin.data.batch import Inputs
+
+
+def attention_mask(inputs: Inputs) -> Tensor | None:
+    """Which tokens are real, bool [examples, tokens], where the inputs say so."""
+    mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+    return mask.bool() if mask is not None and mask.ndim == 2 else None
+
+
+def real_tokens(x: Tensor, valid: Tensor | None) -> Tensor:
+    """The rows [tokens, features] of ``x`` [examples, tokens, features] that are no padding.
+
+    ``x`` itself where it has another shape than ``valid``, or there is no such mask.
+    """
+    if valid is None or x.ndim != 3 or x.shape[:2] != valid.shape:
+        return x
+    return x[valid.to(x.device)]
