@@ -3,11 +3,11 @@
     pip install torch-pruning==1.6.1
     python benchmarks/prune_minilm.py --epochs 4
 
-192 unlabelled articles of BBC News calibrate, half of them cut short as `data.to_fit` does, the other 2,033 judge (`real_models.py` says what to install): a logistic
-head and class centroids made from every second of them and tried on the rest, each model's own vectors; zero-shot
-against sentences about the class names, the mean over the prompt sets of `int8_cases.py`. torch-pruning's Taylor takes
-random projections of the model's own answers, since there are no labels. With `--epochs` every row is then trained for
-so long against the parent's answers on the calibration articles.
+192 unlabelled articles of BBC News calibrate, half of them cut short as `Data.to_fit` does, and the other 2,033 judge
+(`real_models.py` says what to install): a logistic head and class centroids made from every second of them and tried on
+the rest, each model's own vectors; zero-shot against sentences about the class names, the mean over the prompt sets of
+`int8_cases.py`. torch-pruning's Taylor takes random projections of the model's own answers, since there are no labels.
+With `--epochs` every row is then trained for so long against the parent's answers on the calibration articles.
 """
 
 from __future__ import annotations

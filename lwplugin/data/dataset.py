@@ -185,7 +185,7 @@ def _assemble(
         name: split if split is None else _ready(split, task)
         for name, split in partition(parts, calibration=calibration, seed=seed, duplicates=duplicates).items()
     }
-    return Data(task=task, digest=digest, spec=spec, **splits)
+    return Data(task, splits["train"], splits["calibration"], splits["test"], digest=digest, spec=spec)
 
 
 def _ready(split: Split, task: Task) -> Split:

@@ -63,8 +63,8 @@ def _conv(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) 
 
 @lowering(PackedEmbedding)
 def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) -> Nodes:
-    if (rows := graph.value(node.input[0])) is not None:
-        name, layer = _only_rows(graph, node, name, layer, rows)
+    if (asked := graph.value(node.input[0])) is not None:
+        name, layer = _only_rows(graph, node, name, layer, asked)
     if has_kernel(layer, scheme):
         return _gather_block(graph, node.input[0], name, layer, node.output[0])
     if isinstance(layer.encoding, Half):
