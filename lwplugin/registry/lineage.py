@@ -22,6 +22,7 @@ TARGET = "lwplugin.target"
 VERDICT = "lwplugin.verdict"
 VERDICT_DIGEST = "lwplugin.verdict_digest"
 OVERRIDE = "lwplugin.override"
+OVERRIDDEN = "lwplugin.overridden"
 UPLOADED = "lwplugin.uploaded"
 SUPERSEDED_BY = "lwplugin.superseded_by"
 

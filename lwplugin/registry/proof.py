@@ -1,4 +1,4 @@
-"""What a registered version can show for itself: the verdict stored beside its file, about that very file."""
+"""What a registered version can show for itself: the verdict stored beside its file, or later, about that very file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lwplugin.errors import GateError, RegistryError
 from lwplugin.registry import lineage
 from lwplugin.registry.download import download
+from lwplugin.registry.later_pass import later_verdict
 from lwplugin.registry.seal import sealed_verdict
 from lwplugin.registry.versions import Resolved
 from lwplugin.settings import settings
@@ -41,6 +42,7 @@ def proven(version: Resolved, *, override: str | None) -> Verdict | None:
         )
     with tempfile.TemporaryDirectory(prefix="lwplugin-proof-") as folder:
         verdict, file_digest = _stored(version, Path(folder))
+        verdict = later_verdict(version, Path(folder)) or verdict
     if verdict.get("digest") != version.tags.get(lineage.VERDICT_DIGEST):
         raise GateError(
             f"The verdict stored with {version.uri} is not the one it was registered with",

@@ -19,6 +19,7 @@ from lwplugin.progress import Progress, silent
 from lwplugin.registry import lineage
 from lwplugin.registry.aliases import ROLLED_BACK_TAG, point
 from lwplugin.registry.connect import connected
+from lwplugin.registry.later_pass import set_right
 from lwplugin.registry.seal import parent_of, sealed_verdict
 from lwplugin.registry.turn import turn
 from lwplugin.registry.upload import Upload, close_orphans, find_upload, upload
@@ -75,7 +76,7 @@ def register(
 
     The same parent, file and target make one version, however often and from however many processes this
     runs. `metrics` keep their units in their names (`p50_ms`). `override`, a reason, registers against the
-    verdict and is recorded.
+    verdict and is recorded; where that version passes later, its tags say so, and that there was an override.
 
     Raises RegistryError where the verdict is no pass or about another file, the bundle has another parent,
     the file does not answer in the parent's schema, or the alias was rolled back from this version.
@@ -105,7 +106,7 @@ def register(
         created = version is None
         if version is None:
             progress("register", 0, 3)
-            found = find_upload(client, experiment, digest)
+            found = find_upload(client, experiment, digest, seal.digest)
             if found is None:
                 content = Upload(
                     parent=parent,
@@ -137,6 +138,8 @@ def register(
             if not created:
                 client.set_tag(run_id, lineage.SUPERSEDED_BY, f"models:/{registered_name}/{version}")
             close_orphans(client, experiment, digest, f"models:/{registered_name}/{version}")
+        if not created:
+            set_right(client, registered_name, version, seal, tags, report)
         progress("register", 2, 3)
         previous = _set_alias(client, registered_name, version, alias, recipe_digest) if alias else None
         progress("register", 3, 3)

@@ -38,12 +38,14 @@ class Upload:
     threads: int
 
 
-def find_upload(client: MlflowClient, experiment: str, digest: str) -> tuple[str, str] | None:
-    """(run id, model id) of an upload of this digest that was finished but never became a version."""
+def find_upload(
+    client: MlflowClient, experiment: str, digest: str, verdict_digest: str
+) -> tuple[str, str] | None:
+    """(run id, model id) of an upload of this digest, with this verdict, that was finished but never became a version."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    wanted = f"tags.`{lineage.DIGEST}`='{digest}'"
+    wanted = f"tags.`{lineage.DIGEST}`='{digest}' and tags.`{lineage.VERDICT_DIGEST}`='{verdict_digest}'"
     for run in client.search_runs([found.experiment_id], wanted, order_by=["attributes.start_time ASC"]):
         model_id = run.data.tags.get(lineage.UPLOADED)
         if model_id and _is_whole(client, model_id):

@@ -34,6 +34,56 @@ def test_an_override_is_recorded(
     assert made.tags["lwplugin.override"] == "field trial, agreed with the team"
 
 
+def test_a_later_pass_sets_an_overridden_version_right(
+    prepared: Any, exported: Path, verdict: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, uri = {**prepared.arguments, "alias": None}, prepared.uri
+    failed, passed = verdict(exported, "fail"), verdict(exported)
+    made = registry.register(**{**arguments, "verdict": failed}, override="field trial")
+    again = registry.register(**{**arguments, "verdict": failed}, override="still a trial")
+    assert again.tags == made.tags
+    before = registry.resolve(made.uri, tracking_uri=uri)
+    with pytest.raises(RegistryError, match="verdict is 'fail'"):
+        registry.promote("digits", made.version, "prod", reason="x", tracking_uri=uri)
+
+    killed = monkeypatch.context()
+    with killed as patch, pytest.raises(KeyboardInterrupt):  # in the middle
+        patch.setattr("mlflow.MlflowClient.delete_model_version_tag", _interrupt)
+        registry.register(**{**arguments, "verdict": passed})
+    faster = {**arguments, "metrics": {**arguments["metrics"], "p50_ms": 0.11}, "recipe_digest": "cd" * 32}
+    right = registry.register(**faster)
+    assert (right.version, right.created) == (made.version, False)
+    tags = right.tags
+    assert (tags["lwplugin.verdict"], tags["lwplugin.verdict_digest"]) == ("pass", passed["digest"])
+    assert (tags["lwplugin.p50_ms"], tags["lwplugin.recipe_digest"]) == ("0.11", "cd" * 32)
+    assert "lwplugin.override" not in tags
+    assert json.loads(tags["lwplugin.overridden"]) == {
+        "reason": "field trial",
+        "verdict": "fail",
+        "verdict_digest": failed["digest"],
+        "recipe_digest": "ab" * 32,
+    }
+    assert registry.resolve(made.uri, tracking_uri=uri).pinned == before.pinned
+    registry.promote("digits", made.version, "prod", reason="x", tracking_uri=uri)
+    (entry,) = registry.decision_log("digits", tracking_uri=uri)
+    assert (entry.verdict, entry.override) == ("pass", None)
+
+    import mlflow
+
+    stored = mlflow.artifacts.list_artifacts(run_id=right.run_id, artifact_path="verdicts", tracking_uri=uri)
+    place = Path(mlflow.MlflowClient(uri).get_run(right.run_id).info.artifact_uri.removeprefix("file://"))
+    assert [file.path for file in stored] == [f"verdicts/{passed['digest']}"]
+    (place / stored[0].path / "verdict.json").write_text(
+        json.dumps(verdict(exported, baseline_digest="1" * 64))
+    )
+    with pytest.raises(GateError, match="not the one it was registered with"):
+        registry.promote("digits", made.version, "other", reason="x", tracking_uri=uri)
+
+
+def _interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_edited_verdict_is_refused(
     prepared: Any, exported: Path, verdict: Callable[..., dict[str, Any]]
 ) -> None:

@@ -143,6 +143,28 @@ def test_what_is_registered_is_signed_and_listed(
     assert holding == []
 
 
+def test_a_later_verdict_is_believed_if_it_is_signed_too(
+    prepared: Any,
+    verdict: Any,
+    keys: dict[str, Path],
+    signs_as: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signs_as("owner")
+    failed = {**prepared.arguments, "verdict": verdict(prepared.arguments["exported"], "fail")}
+    made = registry.register(**failed, override="field trial")
+    monkeypatch.delenv("LWPLUGIN_SIGNING_KEY_FILE")
+    registry.register(**prepared.arguments)
+    monkeypatch.setenv("LWPLUGIN_TRUSTED_KEYS", str(keys["owner.pem"]))
+    with pytest.raises(
+        RegistryError, match=r"later verdict of .* does not carry a good signature: got no model\.sig"
+    ):
+        registry.promote("digits", made.version, "best", reason="x", tracking_uri=prepared.uri)
+    signs_as("owner")
+    registry.register(**prepared.arguments)
+    registry.promote("digits", made.version, "best", reason="x", tracking_uri=prepared.uri)
+
+
 def test_nothing_is_registered_with_a_key_that_cannot_sign(
     prepared: Any, keys: dict[str, Path], signs_as: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
