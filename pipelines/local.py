@@ -13,6 +13,7 @@ from lwplugin.components import step_named
 from lwplugin.components.carried import verdict_status
 from lwplugin.components.step import Artifact, Result, Step, execute, find
 from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.pipelines.skip import why_skipped
 
 from lwplugin.artifact import Store
 from lwplugin.data import reading_once
@@ -107,10 +108,9 @@ def _run(
     steps: Callable[[str], Step],
     processes: int | None,
 ) -> StepRun:
-    if why := plan.hindrance(planned.id, made):
+    before = [step.id for step in plan.steps[: plan.steps.index(planned)]]
+    if why := why_skipped(plan, planned, before, {step: done.path for step, done in made.items()}):
         return StepRun(planned.id, planned.step, planned.target, "skipped", why=why)
-    if planned.only_if_passed and (verdict := verdict_status(made[planned.only_if_passed].path)) != "pass":
-        return StepRun(planned.id, planned.step, planned.target, "skipped", why=f"the verdict is {verdict}")
     began = time.perf_counter()
     try:
         step = steps(planned.step)

@@ -53,19 +53,19 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
         }
 
-    def hindrance(self, step_id: str, made: Collection[str]) -> str | None:
-        """Why a step cannot or need not run after the steps before it, of which ``made`` have a result; else None.
+    def hindrance(self, step_id: str, ended: Collection[str], made: Collection[str]) -> str | None:
+        """Why a step cannot or need not run once these steps have ``ended``, of which ``made`` have a result; else None.
 
         Training for targets that can no longer be judged would be in vain.
         """
-        position = [step.id for step in self.steps].index(step_id)
-        lost = {step.id: step.id for step in self.steps[:position] if step.id not in made}
+        lost = {step.id: step.id for step in self.steps if step.id in ended and step.id not in made}
         for step in self.steps:  # what is lost with them, and through which
             lacking = [lost[source] for source in step.inputs.values() if source in lost]
             if lacking:
                 lost.setdefault(step.id, lacking[0])
         if step_id in lost:
-            absent = next(source for source in self.steps[position].inputs.values() if source in lost)
+            this = next(step for step in self.steps if step.id == step_id)
+            absent = next(source for source in this.inputs.values() if source in lost)
             return f"{absent} has no result"
         wanted = set[str]()
         for step in reversed(self.steps):
@@ -75,6 +75,23 @@ class Plan:
         if step_id in wanted:
             return None
         return f"no target can use it without {', '.join(dict.fromkeys(lost.values()))}"
+
+    def awaited(self) -> dict[str, tuple[str, ...]]:
+        """Step id → earlier steps that it does not use and without any one of which it need not run."""
+        found: dict[str, tuple[str, ...]] = {}
+        behind: dict[str, set[str]] = {}  # what has ended once a step begins
+        everything = {step.id for step in self.steps}
+        for position, step in enumerate(self.steps):
+            known = {earlier for source in step.inputs.values() for earlier in (source, *behind[source])}
+            waits = [
+                earlier.id
+                for earlier in self.steps[:position]
+                if earlier.id not in known
+                and self.hindrance(step.id, {earlier.id}, everything - {earlier.id}) is not None
+            ]
+            found[step.id] = tuple(waits)
+            behind[step.id] = known.union(waits, *(behind[earlier] for earlier in waits))
+        return found
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:

@@ -1,7 +1,7 @@
 """A version that was registered against its verdict, and passes later.
 
-Its own files stay as they are, for what was pulled from it must not change. The later verdict and report lie in its run, under
-the verdict's digest; its tags say what holds now, and one of them what was overridden then.
+Its own files stay as they are, for what was pulled from it must not change. The later verdict and report lie in its
+run, under the digest; its tags say what holds now, and one of them what was overridden then.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Upload:
 def find_upload(
     client: MlflowClient, experiment: str, digest: str, verdict_digest: str
 ) -> tuple[str, str] | None:
-    """(run id, model id) of an upload of this digest, with this verdict, that was finished but never became a version."""
+    """(run id, model id) of an upload of this digest with this verdict that was finished and never became a version."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None

@@ -88,8 +88,10 @@ def add_steps(
 ) -> dict[str, Any]:
     """The plan's tasks in the pipeline that is being built: step id → task.
 
-    ``model`` is a `models:/…` URI or a channel that holds one. What one target needs waits for no other.
+    ``model`` is a `models:/…` URI or a channel that holds one. What one target needs waits for no other; what would be
+    done in vain without an earlier step waits for it.
     """
+    awaited = plan.awaited()
     tasks: dict[str, Any] = {}
     results: dict[str, Any] = {}
     for planned in plan.steps:
@@ -102,6 +104,8 @@ def add_steps(
             status = tasks[planned.only_if_passed].outputs["Output"]
             with dsl.If(status == "pass", name=f"passed-{planned.target}"):
                 task = make(**inputs, **config)
+        if planned.only_if_passed is None:  # what stands behind a verdict has waited for everything
+            task.after(*(tasks[earlier] for earlier in awaited[planned.id]))
         key = (keys or {}).get(planned.id)
         task.set_display_name(planned.id).set_caching_options(key is not None, cache_key=key)
         give(task, deployment.of(planned.step))

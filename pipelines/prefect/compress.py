@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lwplugin.components.carried import verdict_status
 from lwplugin.pipelines.local import RunResult, StepRun
-from lwplugin.pipelines.plan import Plan, PlannedStep, make_plan
+from lwplugin.pipelines.plan import Plan, make_plan
 from lwplugin.pipelines.prefect.blocks import LwpluginRegistry, LwpluginStore
 from lwplugin.pipelines.prefect.show import show
 from lwplugin.pipelines.prefect.steps import submit
+from lwplugin.pipelines.skip import why_skipped
 from lwplugin.pipelines.summary import summarise
 from prefect import flow
+from prefect.context import FlowRunContext
+from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
@@ -71,37 +74,39 @@ def read(recipe: str | dict[str, Any], model: str | None = None) -> Recipe:
 def run_steps(
     plan: Plan, store: Store, resources: Mapping[str, Resources], *, again: Collection[str] = ()
 ) -> RunResult:
-    """The plan's steps as tasks of the flow run this is called in; an error ends only what depends on it."""
+    """The plan's steps as tasks of the flow run this is called in; an error ends what depends on it or needs it.
+
+    A step is submitted when a worker is free for it, since one that waits in a queue could not be left out any more.
+    """
     store.sweep()
     futures: dict[str, Any] = {}
-    result = RunResult(plan)
-
-    def start(planned: PlannedStep) -> None:
-        inputs = {name: futures[source] for name, source in planned.inputs.items()}
-        rerun = planned.id in again
-        futures[planned.id] = submit(planned, inputs, store.root, resources, again=rerun)
-
-    skipped: dict[str, str] = {}
-    for planned in plan.steps:
-        if planned.only_if_passed is None:
-            start(planned)
-    for planned in plan.steps:  # the verdicts are waited for only once everything else is under way
-        if planned.only_if_passed is not None:
-            gate = _answer(futures[planned.only_if_passed], plan, planned.only_if_passed)
-            verdict = verdict_status(gate.path) if gate.path else "error"
-            if verdict == "pass":
-                start(planned)
-            else:
-                skipped[planned.id] = f"the verdict is {verdict}"
-    for planned in plan.steps:
-        if planned.id in skipped:
-            why = skipped[planned.id]
-            result.steps.append(StepRun(planned.id, planned.step, planned.target, "skipped", why=why))
-        else:
-            result.steps.append(_answer(futures[planned.id], plan, planned.id))
+    runs: dict[str, StepRun] = {}
+    free = _workers()
+    while len(runs) < len(plan.steps):
+        made = {run.id: run.path for run in runs.values() if run.path is not None}
+        for planned in plan.steps:
+            if planned.id in futures or planned.id in runs:
+                continue
+            if why := why_skipped(plan, planned, runs, made):
+                runs[planned.id] = StepRun(planned.id, planned.step, planned.target, "skipped", why=why)
+            elif len(futures.keys() - runs.keys()) < free and made.keys() >= {*planned.inputs.values()}:
+                inputs = {name: futures[source] for name, source in planned.inputs.items()}
+                rerun = planned.id in again
+                futures[planned.id] = submit(planned, inputs, store.root, resources, again=rerun)
+        under_way = {future: step_id for step_id, future in futures.items() if step_id not in runs}
+        if under_way:
+            first = next(as_completed(list(under_way)))
+            runs[under_way[first]] = _answer(first, plan, under_way[first])
+    result = RunResult(plan, [runs[planned.id] for planned in plan.steps])
     show(result)
     _record_failure(result)
     return result
+
+
+def _workers() -> int:
+    """How many steps run at once; Prefect tells it of a pool of threads, and then only in an attribute of its own."""
+    context = FlowRunContext.get()
+    return int(getattr(context and context.task_runner, "_max_workers", sys.maxsize))
 
 
 def _record_failure(result: RunResult) -> None:
@@ -131,8 +136,6 @@ def _answer(future: Any, plan: Plan, step_id: str) -> StepRun:
     if state.is_completed():
         found = future.result()
         return StepRun(**{**found, "path": Path(found["path"])})
-    if state.name == "NotReady":
-        return StepRun(step_id, planned.step, planned.target, "skipped", why="a step before it has no result")
     error = state.result(raise_on_failure=False)
     known = isinstance(error, LwpluginError)
     why = str(error) if known else f"unexpected {type(error).__name__}: {error}"

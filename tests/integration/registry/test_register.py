@@ -46,10 +46,10 @@ def test_a_later_pass_sets_an_overridden_version_right(
     with pytest.raises(RegistryError, match="verdict is 'fail'"):
         registry.promote("digits", made.version, "prod", reason="x", tracking_uri=uri)
 
-    killed = monkeypatch.context()
-    with killed as patch, pytest.raises(KeyboardInterrupt):  # in the middle
+    with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient.delete_model_version_tag", _interrupt)
-        registry.register(**{**arguments, "verdict": passed})
+        with pytest.raises(KeyboardInterrupt):
+            registry.register(**{**arguments, "verdict": passed})
     faster = {**arguments, "metrics": {**arguments["metrics"], "p50_ms": 0.11}, "recipe_digest": "cd" * 32}
     right = registry.register(**faster)
     assert (right.version, right.created) == (made.version, False)

@@ -106,6 +106,27 @@ def test_nothing_is_trained_for_targets_that_cannot_be_judged(tmp_path: Path) ->
     assert statuses(other)["prune"] == statuses(other)["gate-y"] == "made"
 
 
+def test_what_a_step_would_be_in_vain_without(tmp_path: Path) -> None:
+    pull, prune = shared()
+    exports = [PlannedStep(f"export-{kind}", "export", {}, {"a": "pull"}) for kind in ("onnx", "tflite")]
+
+    def plan(*kinds: str) -> Plan:
+        steps = [pull, *exports, prune]
+        for name, kind in zip("xy", kinds):
+            light = PlannedStep(f"light-{name}", "export", {}, {"a": "prune"}, name)
+            measure, *rest = target(name)
+            measure = replace(measure, inputs={"a": f"light-{name}", "b": f"export-{kind}"})
+            steps += [light, measure, *rest]
+        return plan_of(*steps)
+
+    awaited = plan("onnx").awaited()
+    assert awaited["prune"] == ("export-onnx",)
+    assert not any(awaited[step] for step in awaited if step != "prune")
+    several = plan("onnx", "tflite").awaited()
+    assert several["prune"] == ()  # each alone leaves a target to train for
+    assert (several["light-x"], several["light-y"]) == (("export-onnx",), ("export-tflite",))
+
+
 def test_a_bug_is_an_error_too_and_says_its_type(tmp_path: Path) -> None:
     result = run(tmp_path, *shared("break"), *target("x"))
     assert result.steps[1].why == "unexpected KeyError: 'a bug'"
