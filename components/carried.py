@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +24,13 @@ from lwplugin.components.step import Artifact, Result, Step, StepConfig, execute
 from lwplugin.artifact import Store
 from lwplugin.errors import StoreError
 from lwplugin.methods import families
+from lwplugin.progress import Progress
 from lwplugin.settings import variable
 from lwplugin.shared_store import open_store
 
+# What a task says at its end, for who reads along.
+DONE = re.compile(r": (made|found), key [0-9a-f]{64}, digest [0-9a-f]{64}$")
+_EVERY_S = 10.0
 _log = logging.getLogger("lwplugin")
 
 
@@ -43,7 +49,7 @@ def carry_out(
     complete = complete_config(step, config)
     artifacts = {key: _verified(key, path, digest) for key, (path, digest) in inputs.items()}
     with _store() as store:
-        result = execute(step, complete, artifacts, store, progress=_progress)
+        result = execute(step, complete, artifacts, store, progress=_sparse())
         shutil.copytree(result.path, output, dirs_exist_ok=True)
     _log.info("%s: %s, key %s, digest %s", name, "found" if result.hit else "made", result.key, result.digest)
     return Result(output, result.digest, result.key, result.hit, result.seconds)
@@ -132,6 +138,14 @@ def _store() -> Iterator[Store]:
         yield open_store(folder)
 
 
-def _progress(label: str, done: int, total: int | None = None) -> None:
-    if total and done == total:
-        _log.info("%s %d/%d", label, done, total)
+def _sparse() -> Progress:
+    """A line at most every ten seconds, and what is complete."""
+    last_s = time.monotonic()
+
+    def progress(label: str, done: int, total: int | None = None) -> None:
+        nonlocal last_s
+        if total and (done == total or time.monotonic() - last_s >= _EVERY_S):
+            last_s = time.monotonic()
+            _log.info("%s %d/%d", label, done, total)
+
+    return progress

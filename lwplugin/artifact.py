@@ -6,6 +6,7 @@ crash leaves either the whole result or nothing that a reader would take for one
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,7 @@ from lwplugin.lock import discard
 from lwplugin.settings import variable
 
 LOCKS = "locks"  # of the keys whose work is under way
+RUNS = "runs"  # what engines printed
 _KEY = re.compile(r"[0-9a-f]{16,64}")
 _MAP_FROM_BYTES = 2**20
 _log = logging.getLogger("lwplugin")
@@ -133,10 +135,15 @@ class Store:
         if not place.is_dir():  # another process set it aside meanwhile
             return None
         aside = self.root / "damaged" / f"{key}-{uuid.uuid4().hex[:8]}"
-        aside.parent.mkdir(parents=True, exist_ok=True)
         try:
+            aside.parent.mkdir(parents=True, exist_ok=True)
             place.rename(aside)
         except FileNotFoundError:
+            return None
+        except OSError as error:  # a store that can only be read
+            _log.warning(
+                "stored result %s is damaged (%s) and cannot be moved (%s)", key[:12], reason, error.strerror
+            )
             return None
         _log.warning("stored result %s is damaged (%s); moved to %s and made again", key[:12], reason, aside)
         return None
@@ -197,6 +204,15 @@ class Store:
                     if not place.is_dir():
                         raise
             shutil.rmtree(self.root / "work" / key, ignore_errors=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreError(
+                "The disk is full",
+                got=f"{error.strerror} at {error.filename or self.root}",
+                do=f"make room there, or name another place: --store, {variable('store')}, TMPDIR; "
+                "what is finished stays",
+            ) from error
         finally:
             os.close(held)
             shutil.rmtree(temporary, ignore_errors=True)
@@ -206,8 +222,8 @@ class Store:
         shutil.rmtree(self._place(key), ignore_errors=True)
 
     def sweep(self, *, older_than_s: float = 86_400, work_older_than_s: float = 14 * 86_400) -> int:
-        """Removes what killed processes left in ``tmp`` and ``locks``, and checkpoints that nobody went on from and
-        damaged results that nobody looked at; returns how many.
+        """Removes what killed processes left in ``tmp`` and ``locks``, and checkpoints that nobody went on from,
+        damaged results that nobody looked at and what engines printed; returns how many.
 
         Runs before the first step, and raises StoreError where the store cannot be written: a run would be in vain.
         """
@@ -221,7 +237,7 @@ class Store:
                 got=error.strerror,
                 do=f"name a directory that can be: --store, or {variable('store')}",
             ) from None
-        ages_s = {"tmp": older_than_s, "work": work_older_than_s, "damaged": work_older_than_s}
+        ages_s = {"tmp": older_than_s} | dict.fromkeys(("work", "damaged", RUNS), work_older_than_s)
         old = [
             leftover
             for folder, age_s in ages_s.items()

@@ -54,7 +54,7 @@ class Plan:
         }
 
     def hindrance(self, step_id: str, ended: Collection[str], made: Collection[str]) -> str | None:
-        """Why a step cannot or need not run once these steps have ``ended``, of which ``made`` have a result; else None.
+        """Why a step cannot or need not run once these have ``ended``, of which ``made`` have a result; else None.
 
         Training for targets that can no longer be judged would be in vain.
         """

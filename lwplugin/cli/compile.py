@@ -122,7 +122,7 @@ def submit_recipe(
 ) -> int:
     """Start a run on a cluster, or a recurring one; with ``wait`` the exit code says whether it succeeded."""
     with extra("kubeflow", why="--host"):
-        from lwplugin.pipelines.kubeflow.run import submit
+        from lwplugin.pipelines.kubeflow.submit import submit
     run = submit(plan, deployment(recipe, image, cron is not None), host, cron=cron, wait=wait)
     if as_json:
         write_json({"run_id": run.run_id, "url": run.url, "state": run.state}, out)

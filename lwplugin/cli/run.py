@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sys
@@ -164,16 +163,16 @@ def run_command(
 
             return submit_recipe(plan, recipe, host, image, wait, cron, as_json, out)
         result = (
-            _run(plan, place, recipe, again, quiet)
-            if engine == "local"
-            else _on(engine, plan, place, recipe, again, quiet)
+            _on_prefect(plan, place, recipe, again)
+            if engine == "prefect"
+            else _run(plan, place, recipe, again, quiet, kubeflow=engine == "kubeflow")
         )
         summaries = _summaries(result, reports)
         verdict = worst(list(result.verdicts.values()))
         if as_json:
             write_json(_document(result, verdict, summaries), out)
         else:
-            _show_result(result, summaries, told=engine == "local" and not quiet)
+            _show_result(result, summaries, told=engine != "prefect" and not quiet)
         return EXIT_CODES[verdict]
 
 
@@ -194,16 +193,10 @@ def _check_options(
         raise click.UsageError("--again works with the engines local and prefect")
 
 
-def _on(
-    engine: str, plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool
-) -> RunResult:
+def _on_prefect(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...]) -> RunResult:
     from lwplugin.cli.compile import extra
     from lwplugin.recipe import load_recipe
 
-    if engine == "kubeflow":
-        with extra("kubeflow", why="--engine kubeflow"):
-            from lwplugin.pipelines.kubeflow.run import run_here
-        return run_here(plan, store, io.StringIO() if quiet else sys.stderr)
     # Without PREFECT_API_URL Prefect starts a server of its own, which on a busy machine takes a while.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # it would tell its maker of every run
@@ -212,7 +205,10 @@ def _on(
     return run_plan_on_prefect(plan, store, load_recipe(recipe).resources, again=again)
 
 
-def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool) -> RunResult:
+def _run(
+    plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: bool, *, kubeflow: bool
+) -> RunResult:
+    from lwplugin.cli.compile import extra
     from lwplugin.log import log, log_to_stderr
     from lwplugin.pipelines.local import run_plan
     from lwplugin.recipe import load_recipe
@@ -235,6 +231,10 @@ def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: 
         elif not quiet:
             click.echo(f"{run.id:<{width}}  {run.status:<7}  {_took(run)}", err=True)
 
+    def failed(last_lines: Sequence[str]) -> None:
+        if not quiet and not as_lines:
+            click.echo("\n".join(f"    | {line}" for line in last_lines), err=True)
+
     try:
         if not quiet and not as_lines:
             click.echo(f"{plan.parent.uri}, recipe {plan.recipe_digest[:12]}, store {store.root}", err=True)
@@ -242,6 +242,10 @@ def _run(plan: Plan, store: Store, recipe: Path, again: tuple[str, ...], quiet: 
         what = {"run": uuid.uuid4().hex, "model": plan.parent.uri, "recipe": plan.recipe_digest}
         with running(**what), span("run"):
             log("run started")
+            if kubeflow:
+                with extra("kubeflow", why="--engine kubeflow"):
+                    from lwplugin.pipelines.kubeflow.here import run_here
+                return run_here(plan, store, progress=progress, ended=ended, failed=failed)
             return run_plan(plan, store, progress=progress, ended=ended, again=again, resources=resources)
     finally:
         progress.close()

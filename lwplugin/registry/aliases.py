@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lwplugin.errors import RegistryError
 from lwplugin.registry import lineage
 from lwplugin.registry.connect import connected
-from lwplugin.registry.decisions import record
+from lwplugin.registry.decisions import decisions_of, record
 from lwplugin.registry.proof import proven
 from lwplugin.registry.turn import turn
 from lwplugin.registry.versions import Resolved, alias_target, registered_model, resolve_with
@@ -90,6 +90,9 @@ def rollback(
 def _roll_back(client: MlflowClient, name: str, alias: str, *, reason: str, who: str | None) -> Promotion:
     current = alias_target(registered_model(client, name), alias)
     before = _previous(client, name, alias)
+    if before == current and not _rolled_back_to(client, name, alias, current):
+        # A promotion died between noting the version before and moving the alias: go behind the one it left.
+        before = _predecessor(resolve_with(client, name, version=current).tags, alias)
     if before is None:
         raise RegistryError(
             f"Alias '{alias}' of model '{name}' has no version to go back to",
@@ -175,6 +178,12 @@ def _check(alias: str, reason: str) -> None:
 def _previous(client: MlflowClient, name: str, alias: str) -> str | None:
     found = dict(registered_model(client, name).aliases).get(f"{alias}-previous")
     return None if found is None else str(found)
+
+
+def _rolled_back_to(client: MlflowClient, name: str, alias: str, version: str) -> bool:
+    """Was this alias's last decision a rollback to this version? Then one that died in it is gone on with."""
+    decided = [entry for entry in decisions_of(registered_model(client, name).tags) if entry.alias == alias]
+    return bool(decided) and (decided[-1].action, decided[-1].version) == ("rolled back", version)
 
 
 def _predecessor(tags: dict[str, str], alias: str) -> str | None:

@@ -64,7 +64,7 @@ def decision_log(
 ) -> list[Decision]:
     """A model's log, oldest first. Raises RegistryError where an entry was changed or is missing."""
     with connected(tracking_uri, registry_uri) as client:
-        log = _read(registered_model(client, name).tags)
+        log = decisions_of(registered_model(client, name).tags)
     before = None
     for number, entry in enumerate(log, 1):
         if entry.number != number or entry.before != before or not entry.intact:
@@ -79,7 +79,7 @@ def decision_log(
 
 def record(client: MlflowClient, name: str, fields: Mapping[str, Any], *, who: str | None) -> Decision:
     """Adds an entry; the caller has its turn on the model."""
-    log = _read(registered_model(client, name).tags)
+    log = decisions_of(registered_model(client, name).tags)
     shortened = {
         key: value[:_MOST_CHARACTERS] if isinstance(value, str) else value for key, value in fields.items()
     }
@@ -107,7 +107,8 @@ def entry_texts(tags: Mapping[str, str]) -> list[str]:
     return [tags[key] for key in sorted(tags) if key.startswith(PREFIX)]
 
 
-def _read(tags: Mapping[str, str]) -> list[Decision]:
+def decisions_of(tags: Mapping[str, str]) -> list[Decision]:
+    """A model's log from its tags, oldest first, unverified. Raises RegistryError where an entry cannot be read."""
     found = []
     for key in sorted(key for key in tags if key.startswith(PREFIX)):
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Column,
     Connection,
     Engine,
@@ -108,7 +110,7 @@ def open_database(url: str) -> Engine:
             )
         if address.get_backend_name() == "sqlite" and address.database:
             Path(address.database).absolute().parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(address, pool_pre_ping=True)
+        engine = create_engine(address, pool_pre_ping=True, connect_args=_patience(address))
     except (ArgumentError, ImportError) as error:
         raise LwpluginError(
             "The database's address cannot be used",
@@ -125,11 +127,25 @@ def open_database(url: str) -> Engine:
             if attempt == _TRIES - 1:
                 raise LwpluginError(
                     "The service's database does not answer",
-                    got=f"{type(error).__name__} at {address.render_as_string(hide_password=True)}",
+                    got=f"{_reason(error)} at {address.render_as_string(hide_password=True)}",
                     do="check that it runs and that the account may create tables",
                 ) from None
             time.sleep(0.2 * 2**attempt)
     raise AssertionError
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """sqlite's own words, such as that a file cannot be written; a server's may hold what it was sent."""
+    own = getattr(error, "orig", None)
+    return str(own) if isinstance(own, sqlite3.Error) else type(error).__name__
+
+
+def _patience(address: URL) -> dict[str, Any]:
+    """A server that went away without a word is given up before leases end; the address may say otherwise."""
+    if address.get_driver_name() not in ("psycopg", "psycopg2"):
+        return {}
+    limits = {"connect_timeout": 10, "tcp_user_timeout": 15_000}
+    return {name: limit for name, limit in limits.items() if name not in address.query}
 
 
 def insert(connection: Connection, table: Table) -> Any:

@@ -31,6 +31,15 @@ def delivery_of(identity: str, body: bytes) -> Delivery | None:
         raise MalformedError(type(error).__name__) from None
     if not (isinstance(model, str) and 0 < len(model) <= 256 and len(reference) <= 256):
         raise MalformedError("names of impossible length")
-    if "\x00" in model + reference:
-        raise MalformedError("a name with a NUL")
+    if "\x00" in model + reference or not _is_text(model + reference):
+        raise MalformedError("a name that no database takes")
     return Delivery(id=identity, event=event, model=model, reference=reference)
+
+
+def _is_text(name: str) -> bool:
+    """JSON can say half a surrogate pair."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

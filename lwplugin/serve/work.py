@@ -26,6 +26,8 @@ _LWPLUGIN = (sys.executable, "-c", "from lwplugin.cli import main; main()")
 _TIE = (sys.executable, "-I", "-S", str(Path(__file__).with_name("tied.py")))
 _RESULT_BYTES = 4 * 2**20
 _KILL_AFTER_S = 10.0
+_LEASE_SHARE = 0.6  # of a lease that could not be renewed, after which its work ends
+EXIT_ERROR = 2
 _TAIL = 2000
 
 
@@ -75,15 +77,21 @@ class Worker:
         }
         log("job started", rule=job.rule, **about)
         began = time.monotonic()
-        self._logs.mkdir(parents=True, exist_ok=True)
         out, err = files_of(self._logs, job.id, job.attempts)
+        result: dict[str, Any] | None = None
         with tracing.span("job", rule=job.rule, **about):
-            code = self._run(job, out, err, stop)
+            try:
+                code = self._run(job, out, err, stop)
+            except OSError as error:  # a full disk, a folder of somebody else's, no more processes
+                code, result = (
+                    EXIT_ERROR,
+                    {"error": f"not started: {error.filename or 'a process'}: {error.strerror}"},
+                )
         seconds = time.monotonic() - began
         if code is None:
             log("job left", **about)
             return True
-        result = _summary(out, err, code)
+        result = result or _summary(out, err, code)
         text, judged = json.dumps(result), "verdict" in result
         state = finish(self._engine, job, self._owner, code, text, self._tell, judged=judged)
         log("job ended", state=state, exit_code=code, seconds=round(seconds, 1), **about)
@@ -93,6 +101,8 @@ class Worker:
     def _run(self, job: Job, out: Path, err: Path, stop: threading.Event) -> int | None:
         """The exit code; None where the job is somebody else's now."""
         command = [*_TIE, str(os.getpid()), *command_of(job, self._program, self._tracking_uri)]
+        renewed = time.monotonic()
+        self._logs.mkdir(parents=True, exist_ok=True)
         with out.open("wb") as stdout, err.open("wb") as stderr:
             what = {"job": str(job.id), "rule": job.rule, "model": f"models:/{job.model}/{job.version}"}
             given = {name: value for name, value in os.environ.items() if name not in self._withheld}
@@ -105,7 +115,7 @@ class Worker:
                 start_new_session=True,
                 env={**given, **about},
             )
-        renew_at = time.monotonic() + self._lease_s / 3
+        renew_at = renewed + self._lease_s / 3
         while True:
             try:
                 return process.wait(0.2)
@@ -115,18 +125,23 @@ class Worker:
                 _end(process)
                 give_back(self._engine, job, self._owner)
                 return None
-            if time.monotonic() >= renew_at:
-                renew_at = time.monotonic() + self._lease_s / 3
-                if not self._keep(job):
+            now = time.monotonic()
+            if now >= renew_at:
+                renew_at = now + self._lease_s / 3
+                kept = self._keep(job)
+                renewed = now if kept else renewed
+                # Whoever cannot say that it still works must not: another replica may be at it soon.
+                if kept is False or now >= renewed + _LEASE_SHARE * self._lease_s:
                     _end(process)
                     return None
 
-    def _keep(self, job: Job) -> bool:
+    def _keep(self, job: Job) -> bool | None:
+        """None where the database does not answer."""
         try:
             return renew(self._engine, job, self._owner, self._lease_s)
         except Exception:
             log("lease not renewed", error=True, job=job.id)
-            return True  # tried again before it ends; once it is another's, renewing says so
+            return None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

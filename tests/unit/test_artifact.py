@@ -124,6 +124,28 @@ def test_damaged_result_counts_as_absent_and_is_kept_aside(
     assert store.get(KEY) is not None
 
 
+def test_a_damaged_result_that_cannot_be_moved_is_absent_too(
+    tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    with store.put(KEY) as place:
+        (place / "file").write_text("good")
+    found = store.get(KEY)
+    assert found is not None
+    (found / "file").write_text("evil")
+    (tmp_path / "damaged").write_text("no folder")
+    assert store.get(KEY) is None
+    assert "cannot be moved" in heard.text
+
+
+def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match=r"disk is full: got No space left on device"), store.put(KEY):
+        Path("/dev/full").write_text("all of it")
+    assert store.get(KEY) is None
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_a_run_does_not_begin_on_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be written: got Not a directory\. Do: .*LWPLUGIN_STORE"):

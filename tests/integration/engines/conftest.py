@@ -59,7 +59,7 @@ def _run(
     )
     assert done.returncode == code, done.stderr[-4000:]
     result: dict[str, Any] = json.loads(done.stdout)
-    return {**result, "store": str(store)}
+    return {**result, "store": str(store), "stderr": done.stderr}
 
 
 @pytest.fixture(scope="session")

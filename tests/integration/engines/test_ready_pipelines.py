@@ -16,7 +16,7 @@ FLOWS = """
 import json, os, sys
 from lwplugin.pipelines.prefect import LwpluginRegistry, LwpluginStore, batch, compress, fleet_check, retrain
 
-recipe, broken, train, policy, answer = sys.argv[1:]
+recipe, broken, lost, train, policy, answer = sys.argv[1:]
 LwpluginRegistry(tracking_uri=os.environ.pop("MLFLOW_TRACKING_URI")).save("registry")
 LwpluginStore(path=os.environ.pop("LWPLUGIN_STORE")).save("store")
 where = {"registry": "registry", "store": "store"}
@@ -29,6 +29,7 @@ found = {
     "retrain": told(retrain(recipe, train=train, arguments={"version": 1}, return_state=True, **where)),
     "batch": told(batch([recipe], models=models, return_state=True, **where)),
     "broken": told(compress(broken, return_state=True, **where)),
+    "lost": told(compress(lost, return_state=True, **where)),
     "fleet": told(fleet_check(policy, registry="registry", return_state=True)),
 }
 open(answer, "w").write(json.dumps(found, default=str))
@@ -57,16 +58,26 @@ def test_ready_flows(
     broken = yaml.safe_load(recipe.read_text())
     broken["compress"] = [{"prune": {"method": "taylor", "macs": 0.5, "skip": ["no-such-layer"]}}]
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken))
+    lost = yaml.safe_load(recipe.read_text()) | {"seed": 7}  # nothing of it lies in the store but the parent
+    lost["targets"] = [{"name": "phone", "format": "executorch"}]
+    del lost["register"]
+    (tmp_path / "lost.yaml").write_text(yaml.safe_dump(lost))
     arguments = [
         str(recipe),
         str(tmp_path / "broken.yaml"),
+        str(tmp_path / "lost.yaml"),
         f"{tmp_path / 'training.py'}:train",
         str(tmp_path / "policy.yaml"),
     ]
     done = subprocess.run(
         [sys.executable, str(tmp_path / "flows.py"), *arguments, str(tmp_path / "answer.json")],
         cwd=main_job_environment["FOLDER"],
-        env={**main_job_environment, **prefect_environment, "LWPLUGIN_STORE": here["store"]},
+        env={
+            **main_job_environment,
+            **prefect_environment,
+            "LWPLUGIN_STORE": here["store"],
+            "LWPLUGIN_TOOLCHAINS": str(tmp_path / "none"),
+        },
         capture_output=True,
         text=True,
         timeout=600,
@@ -95,9 +106,15 @@ def test_ready_flows(
     client = mlflow.MlflowClient(main_job_environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("lwplugin")
     assert experiment is not None
-    (failure,) = client.search_runs([experiment.experiment_id], "tags.`lwplugin.engine` = 'prefect'")
-    assert failure.info.status == "FAILED"
-    assert "no-such-layer" in failure.data.tags["lwplugin.error"]
+    failures = client.search_runs([experiment.experiment_id], "tags.`lwplugin.engine` = 'prefect'")
+    assert {failure.info.status for failure in failures} == {"FAILED"}
+    assert any("no-such-layer" in failure.data.tags["lwplugin.error"] for failure in failures)
+
+    state, message, left = answer[
+        "lost"
+    ]  # nothing is trained where the parent has no file to be compared with
+    assert (state, message.startswith("export-parent-executorch")) == ("FAILED", True)
+    assert {step for step, digest in left["digests"].items() if digest} == {"pull"}
 
     state, message, findings = answer["fleet"]
     assert state == "FAILED", message  # the light version is larger than a kilobyte

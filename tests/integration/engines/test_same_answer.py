@@ -39,6 +39,13 @@ def test_kubeflow_from_registry_to_registered_version(
     assert registration["uri"] == here["targets"]["edge-cpu"]["registration"]["uri"]
     assert registration["alias"] == "light-edge-cpu"
     assert set(statuses(there).values()) == {"made"}
+    _, *said = there[
+        "stderr"
+    ].splitlines()  # the head, then a line a step and progress; KFP's own lie in a file
+    ended = [line.split()[:2] for line in said if not line.startswith("  … ")]
+    assert ended == [[step["id"], "made"] for step in there["steps"]]
+    (log,) = Path(there["store"], "runs").iterdir()
+    assert len(log.read_text().splitlines()) > 100
     # What one engine made is there for the next, where they share the store.
     command = [sys.executable, "-c", "from lwplugin.cli import main; main()", "plan", str(recipe), "--json"]
     environment = {**main_job_environment, "LWPLUGIN_STORE": there["store"]}
@@ -58,6 +65,13 @@ def test_kubeflow_records_a_failure_in_the_registry(
     result = engine_run("kubeflow", file, tmp_path / "store", main_job_environment, code=2)
     assert statuses(result)["prune"] == "failed"
     assert statuses(result)["register-edge-cpu"] == "skipped"
+    (log,) = Path(result["store"], "runs").iterdir()
+    error = next(step["error"] for step in result["steps"] if step["id"] == "prune")
+    assert "no-such-layer" in error
+    assert str(log) in error
+    shown = [line for line in result["stderr"].splitlines() if line.startswith("    | ")]
+    assert any("no-such-layer" in line for line in shown)
+    assert len(result["stderr"].splitlines()) < 40
 
     import mlflow
 

@@ -139,6 +139,44 @@ def test_a_dead_process_holds_nobody_up_for_long(prepared: Any) -> None:
             assert f"{PREFIX}dead" not in tags
 
 
+def test_a_rollback_goes_behind_a_promotion_that_died_half_way(
+    prepared: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light, name = register(prepared), prepared.parent.name
+    promote(prepared, "1", override="first")
+    promote(prepared, light)
+    set_alias = mlflow.MlflowClient.set_registered_model_alias
+
+    def dies(self: Any, name: str, alias: str, version: str) -> None:
+        if alias == "prod":
+            raise KeyboardInterrupt
+        set_alias(self, name, alias, version)
+
+    content = mlflow.MlflowClient(prepared.uri).get_model_version(name, light)
+    other = mlflow.MlflowClient(prepared.uri).create_model_version(name, content.source).version
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", dies)
+        with pytest.raises(KeyboardInterrupt):
+            promote(prepared, other, override="third")
+    assert (prepared.alias("prod"), prepared.alias("prod-previous")) == (light, light)
+    back = registry.rollback(name, "prod", reason="r", tracking_uri=prepared.uri)
+    assert (back.version, back.moved, prepared.alias("prod")) == ("1", True, "1")
+
+    # A rollback that died right after it moved the alias is finished, and goes no further.
+    promote(prepared, light)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "delete_registered_model_alias", dies_at_once)
+        with pytest.raises(KeyboardInterrupt):
+            registry.rollback(name, "prod", reason="r", tracking_uri=prepared.uri)
+    assert (prepared.alias("prod"), prepared.alias("prod-previous")) == ("1", "1")
+    again = registry.rollback(name, "prod", reason="r", tracking_uri=prepared.uri)
+    assert (again.version, prepared.alias("prod"), prepared.alias("prod-previous")) == ("1", "1", None)
+
+
+def dies_at_once(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_version_rolled_back_while_a_registration_waits_stays_rolled_back(prepared: Any) -> None:
     light, name = register(prepared, alias="prod"), prepared.parent.name
     client = mlflow.MlflowClient(prepared.uri)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from lwplugin.pipelines.kubeflow.compile import Deployment
-from lwplugin.pipelines.kubeflow.run import submit
+from lwplugin.pipelines.kubeflow.submit import submit
 from lwplugin.pipelines.plan import Plan, make_plan
 
 from lwplugin.errors import LwpluginError

@@ -106,6 +106,7 @@ def test_events_name_a_place_in_the_registry() -> None:
         b'{"entity":"model_version","action":"created","data":{"name":"n","version":"x"}}',
         b'{"entity":"model_version","action":"created","data":{"name":"","version":"1"}}',
         b'{"entity":"model_version","action":"created","data":{"name":"a\\u0000","version":"1"}}',
+        b'{"entity":"model_version","action":"created","data":{"name":"a\\ud800","version":"1"}}',
         b'{"entity":"model_version","action":"created","data":{"name":["n"],"version":"1"}}',
         b"[" * 100_000,
     ],

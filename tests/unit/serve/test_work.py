@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from lwplugin.serve import queue
+from lwplugin.serve.database import open_database
 from lwplugin.serve.intent import Intent
 from lwplugin.serve.work import Worker, _summary
 
@@ -72,3 +74,41 @@ def test_of_a_large_log_only_the_end_is_read(tmp_path: Path) -> None:
     with log.open("ab") as end:
         end.write(b"\nout of memory\n")
     assert _summary(tmp_path / "none", log, 2)["error"].endswith("out of memory")
+
+
+def test_a_disk_that_takes_no_files_is_the_jobs_error(
+    engine: Engine, intent: Callable[[int], Intent], tmp_path: Path
+) -> None:
+    queue.settle(engine, [], [(intent(1), "test")])
+    (tmp_path / "logs").write_text("no folder")
+    worker = Worker(engine, "w", logs=tmp_path / "logs" / "of-jobs", program=(sys.executable, "-c", "pass"))
+    assert worker.work_once(threading.Event())
+    (job,) = queue.latest_jobs(engine)
+    assert (job["state"], job["attempts"]) == ("queued", 1)
+    assert "of-jobs: Not a directory" in json.loads(job["result"])["error"]
+
+
+def test_a_worker_that_cannot_reach_the_database_ends_its_job_before_another_may_start_it(
+    tmp_path: Path, intent: Callable[[int], Intent]
+) -> None:
+    file, lease_s = tmp_path / "serve.db", 2.0
+    engine = open_database(f"sqlite:///{file}")
+    queue.settle(engine, [], [(intent(1), "test")])
+    program = (sys.executable, "-c", f"import os, time; open({str(tmp_path / 'ran')!r}, 'w'); time.sleep(60)")
+    worker = Worker(engine, "w", logs=tmp_path / "logs", program=program, lease_s=lease_s)
+    began = time.monotonic()
+    thread = threading.Thread(target=worker.work_once, args=(threading.Event(),), daemon=True)
+    thread.start()
+    while not (tmp_path / "ran").exists():
+        time.sleep(0.01)
+    engine.dispose()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "ALTER TABLE lwplugin_jobs RENAME TO away"
+        )  # it answers with errors from now on
+    thread.join(30)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 3 * lease_s
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO lwplugin_jobs")
+    assert queue.latest_jobs(engine)[0]["state"] == "running"  # until the lease ends
