@@ -77,7 +77,8 @@ class LineProgress:
         if now >= self._next:
             self._next = now + self._every_s
             of = f"/{total}" if total else ""
-            print(f"  … {label} {done}{of}", file=self._out, flush=True)
+            self._out.write(f"  … {label} {done}{of}\n")  # KFP replaces `print` while its tasks run
+            self._out.flush()
 
     def restart(self) -> None:
         """A new step begins."""

@@ -41,7 +41,7 @@ def test_kubeflow_from_registry_to_registered_version(
     assert set(statuses(there).values()) == {"made"}
     _, *said = there[
         "stderr"
-    ].splitlines()  # the head, then a line a step and progress; KFP's own lie in a file
+    ].splitlines()  # after the head a line a step, and progress; KFP's own lie in a file
     ended = [line.split()[:2] for line in said if not line.startswith("  … ")]
     assert ended == [[step["id"], "made"] for step in there["steps"]]
     (log,) = Path(there["store"], "runs").iterdir()
