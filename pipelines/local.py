@@ -20,6 +20,7 @@ from lwplugin.data import reading_once
 from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
 from lwplugin.resources import Resources, resources_of
+from lwplugin.secret import redact
 from lwplugin.settings import settings
 
 Status = Literal["made", "found", "failed", "skipped"]
@@ -121,7 +122,7 @@ def _run(
         if settings().debug:
             traceback.print_exc()
         known = isinstance(error, LwpluginError)
-        why = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+        why = redact(str(error) if known else f"unexpected {type(error).__name__}: {error}")
         seconds = time.perf_counter() - began
         return StepRun(planned.id, planned.step, planned.target, "failed", seconds, why=why)
     made[planned.id] = done

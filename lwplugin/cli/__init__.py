@@ -11,6 +11,7 @@ import click
 
 from lwplugin import __version__
 from lwplugin.errors import LwpluginError, did_you_mean
+from lwplugin.secret import redact
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 2, 4, 130
 
@@ -113,8 +114,7 @@ def invoke(arguments: Sequence[str] | None = None) -> int:
         ):  # a full disk, a folder of somebody else's
             click.echo(f"error: {error.filename}: {error.strerror}.", err=True)
         else:
-            click.echo(
-                f"error: unexpected {type(error).__name__}: {error} (LWPLUGIN_DEBUG=1 shows where)", err=True
-            )
+            said = redact(f"{type(error).__name__}: {error}")
+            click.echo(f"error: unexpected {said} (LWPLUGIN_DEBUG=1 shows where)", err=True)
         return EXIT_ERROR
     return code if isinstance(code, int) else 0

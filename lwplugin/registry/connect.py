@@ -45,6 +45,7 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
     with _LOCK, _environment(), _quiet():
         import mlflow
         from mlflow.exceptions import MlflowException
+        from requests import RequestException
 
         known = mlflow.is_tracking_uri_set()  # type: ignore[no-untyped-call]
         tracking_before = mlflow.get_tracking_uri() if known else None
@@ -57,6 +58,8 @@ def connected(tracking_uri: str | None = None, registry_uri: str | None = None) 
             yield mlflow.MlflowClient(registry_uri=registry_uri)
         except MlflowException as error:
             raise _refused(redact(str(error.message))) from None
+        except RequestException as error:  # transfers of files, which a proxy may not take
+            raise _refused(redact(str(error))) from None
         finally:
             if tracking_uri is not None:
                 mlflow.set_tracking_uri(tracking_before)  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from lwplugin.pipelines.skip import why_skipped
 from lwplugin.artifact import RUNS, Store
 from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
+from lwplugin.secret import redact
 from lwplugin.settings import variable
 
 
@@ -64,10 +65,10 @@ def run_here(
                 status: Any = "found" if task.hit else "made"
                 ended(StepRun(planned.id, planned.step, planned.target, status, task.seconds))
                 return
-            errors[planned.id] = f"{task.error} (all it said: {said})"
+            errors[planned.id] = f"{redact(task.error)} (all it said: {said})"
             why = errors[planned.id]
             ended(StepRun(planned.id, planned.step, planned.target, "failed", task.seconds, why=why))
-            failed(list(task.last))
+            failed([redact(line) for line in task.last])
 
         local.init(
             local.SubprocessRunner(use_venv=False),

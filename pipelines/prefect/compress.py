@@ -28,6 +28,7 @@ from lwplugin.errors import LwpluginError
 from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.recipe_file import parse_recipe
 from lwplugin.resources import Resources
+from lwplugin.secret import redact
 
 # One step at a time in a process, as the local runner has it; `.with_options(task_runner=…)` for more.
 ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[var-annotated]
@@ -138,7 +139,7 @@ def _answer(future: Any, plan: Plan, step_id: str) -> StepRun:
         return StepRun(**{**found, "path": Path(found["path"])})
     error = state.result(raise_on_failure=False)
     known = isinstance(error, LwpluginError)
-    why = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+    why = redact(str(error) if known else f"unexpected {type(error).__name__}: {error}")
     return StepRun(step_id, planned.step, planned.target, "failed", why=why)
 
 

@@ -27,7 +27,7 @@ def _run(
     if config.behave == "raise":
         raise MethodError("it went wrong")
     if config.behave == "break":
-        raise KeyError("a bug")
+        raise KeyError("a bug at http://ana:hunter2@host")
     if config.behave == "interrupt":
         raise KeyboardInterrupt
     (output / "verdict.json").write_text(json.dumps({"status": config.behave}))
@@ -129,7 +129,7 @@ def test_what_a_step_would_be_in_vain_without(tmp_path: Path) -> None:
 
 def test_a_bug_is_an_error_too_and_says_its_type(tmp_path: Path) -> None:
     result = run(tmp_path, *shared("break"), *target("x"))
-    assert result.steps[1].why == "unexpected KeyError: 'a bug'"
+    assert result.steps[1].why == "unexpected KeyError: 'a bug at http://host'"
 
 
 @pytest.mark.parametrize("verdict", ["fail", "inconclusive", "error"])

@@ -3,8 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
+from lwplugin.errors import RegistryError
+from lwplugin.registry.connect import connected
 from lwplugin.registry.lineage import flat_params
 
 
@@ -24,6 +30,37 @@ def test_a_first_look_at_a_registry_says_one_line(tmp_path: Path) -> None:
         f"error: The registry at {place} has no model 'net': got an empty registry. "
         "Do: check the name, or MLFLOW_TRACKING_URI if this is the wrong registry.\n"
     )
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """One that lets no large body through."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(413)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_files_that_a_proxy_does_not_take_are_an_error_without_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "file").write_text("x")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://ana:hunter2@127.0.0.1:{server.server_port}"
+    try:
+        with pytest.raises(RegistryError, match="MLflow") as error, connected(address):
+            HttpArtifactRepository(f"{address}/a").log_artifact(str(tmp_path / "file"))
+    finally:
+        server.shutdown()
+    assert "413" in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_settings_become_flat_params() -> None:
