@@ -25,7 +25,8 @@ def test_stages_direct_writes_and_lost_deliveries_are_found_once(site: Any) -> N
     wanted = next(job for job in queued if job["model"] == "quiet-lost")
     registry.add("quiet-made", "champion")
     recipe = next(job for job in site.once()["queued"] if job["model"] == "quiet-made")
-    assert recipe["recipe_digest"] != wanted["recipe_digest"]  # the version is part of the recipe
+    assert recipe["recipe_digest"] == wanted["recipe_digest"]  # one recipe, two versions: two pieces of work
+    assert recipe["key"] != wanted["key"]
 
     site.serve("--workers", "2", "--reconcile-every", "1")
     site.wait(lambda: len(site.runs()) == 4)
