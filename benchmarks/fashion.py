@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lwplugin import students
 from lwplugin.data import Data, evaluate, load
 from lwplugin.model.placement import chosen_device
 from lwplugin.training import TrainConfig, train
@@ -28,7 +29,7 @@ sys.path.insert(0, str(EXAMPLE))
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--weights, --seeds, --jobs, --data, --epochs, --n-train, --json."""
-    parser.add_argument("--net", choices=("resnet20", "cnn"), default="resnet20")
+    parser.add_argument("--net", choices=tuple(NETS), default="resnet20")
     parser.add_argument("--weights", default="{net}-{seed}.pt", help="state dict of each seed's float net")
     parser.add_argument("--epochs", type=int, default=4, help="training of a net whose weights are missing")
     parser.add_argument("--seeds", type=int, default=1)
@@ -56,6 +57,23 @@ class Cnn(nn.Module):
         return logits
 
 
+def _resnet20() -> nn.Module:
+    from resnet20 import ResNet20
+
+    return ResNet20()
+
+
+def _mobilenet_v1() -> nn.Module:
+    return students.build("mobilenet_v1", width=0.25, channels=1, classes=10, stem="small")
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "resnet20": _resnet20,
+    "cnn": Cnn,
+    "mobilenet_v1": _mobilenet_v1,
+}
+
+
 @cache
 def pictures(directory: Path | None, n_train: int | None) -> Data:
     """10,000 test and 1,500 calibration pictures."""
@@ -66,11 +84,9 @@ def pictures(directory: Path | None, n_train: int | None) -> Data:
 
 def network(options: argparse.Namespace, seed: int) -> nn.Module:
     """The float net of a seed on the chosen device, trained where its weights are not there yet."""
-    from resnet20 import ResNet20
-
     file = Path(options.weights.format(net=options.net, seed=seed))
     torch.manual_seed(seed)
-    net = ResNet20() if options.net == "resnet20" else Cnn()
+    net = NETS[options.net]()
     if not file.is_file():
         config = TrainConfig(
             epochs=options.epochs, batch_size=256, lr=8e-3, schedule="onecycle", weight_decay=0.05, seed=seed

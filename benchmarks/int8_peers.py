@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from int8_cases import CASES, Case
-from interleaved import answers, latencies, speed
+from interleaved import answers, latencies, size, speed
 from quantizers import Maker, nncf, onnxruntime_dynamic, onnxruntime_static
 
 from lwplugin.export import export
@@ -147,11 +147,6 @@ def asked(case: Case, work: Path, files: dict[str, Path]) -> dict[str, dict[str,
         with np.load(kept) as stored:
             found[name] = {key: stored[key] for key in stored.files}
     return found
-
-
-def size(file: Path) -> int:
-    """Bytes of the file and its weights."""
-    return sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file())
 
 
 def timed(case: Case, work: Path, files: dict[str, Path], options: argparse.Namespace) -> None:

@@ -24,6 +24,11 @@ def runtime(file: Path) -> str:
     return runtime_of(_SUFFIXES[file.suffix])
 
 
+def size(file: Path) -> int:
+    """Bytes of the file and its weights."""
+    return sum(part.stat().st_size for part in {file, file.with_suffix(".bin")} if part.is_file())
+
+
 def load(worker: Worker, file: Path, *, threads: int, cpus: list[int] | None = None) -> None:
     """Create the file's session in the worker."""
     worker.ask("load", file=str(file), device="cpu", threads=threads, optimize=True, output=OUTPUT, cpus=cpus)

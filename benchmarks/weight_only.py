@@ -3,11 +3,13 @@
     pip install nncf==3.4.0 -c constraints.txt
     python benchmarks/weight_only.py --model minilm --work low_bits
     python benchmarks/weight_only.py --model lite0 --work low_bits
+    python benchmarks/weight_only.py --model resnet20 --work low_bits --weights resnet20-0.pt
 
 MiniLM is judged on BBC News, 2,033 articles of 128 tokens, by a logistic head and zero-shot (the mean over four sets of
 prompts); EfficientNet-Lite0 by agreement with its float answers on 200 crops of photographs that calibration has not
-seen (there are no labels). All files come from one float model and run in ONNX Runtime. Plain rounding has the same
-groups and bits as ours. Files and answers are kept under ``--work``: a run that was cut goes on there.
+seen (there are no labels); a ResNet-20 by accuracy on Fashion-MNIST. All files come from one float model and run in
+ONNX Runtime, NNCF's in OpenVINO. Plain rounding has the same groups and bits as ours. Files and answers are kept under
+``--work``: a run that was cut goes on there.
 `real_models.py` says what to install.
 """
 
@@ -22,10 +24,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import fashion
 import numpy as np
 import torch
 from int8_cases import TEMPLATES, judged_vectors
-from int8_onnx import sessions
+from interleaved import answers, latencies, size
 from real_models import CLASSES, Sentences, bbc, lite0, photo_crops, tokenized
 from torch import nn
 from weight_quantizers import Feed, matmul_nbits, nncf_int4
@@ -68,8 +71,8 @@ def minilm() -> Case:
     peers = {
         "onnxruntime MatMulNBits": functools.partial(matmul_nbits, embeddings=False),
         "onnxruntime MatMulNBits, embeddings too": functools.partial(matmul_nbits, embeddings=True),
-        "NNCF int4": functools.partial(nncf_int4, feeds=feeds, aware=False),
-        "NNCF int4, AWQ, scale estimation": functools.partial(nncf_int4, feeds=feeds, aware=True),
+        "NNCF int4, openvino": functools.partial(nncf_int4, feeds=feeds, aware=False),
+        "NNCF int4, AWQ, scale estimation, openvino": functools.partial(nncf_int4, feeds=feeds, aware=True),
     }
     ours = {name: {"examples": 192, **options} for name, options in ours.items()}
     return Case(Sentences().eval(), data, {"test": arrays, "prompts": prompts}, judge, ours, peers)
@@ -97,11 +100,35 @@ def efficientnet() -> Case:
     return Case(lite0(), data, {"test": {name: test}}, judge, ours, {})
 
 
+def resnet20(weights: str) -> Case:
+    data = fashion.pictures(None, None)
+    given = argparse.Namespace(weights=weights, net="resnet20", epochs=4, data=None, n_train=None)
+    test = next(data.need("test").batches(10_000))
+    labels = np.asarray(test.targets)
+    ours: dict[str, dict[str, Any]] = {}
+    for bits in (4, 3):
+        ours |= {
+            f"plain rounding, {bits} bits": {"bits": bits, "rounding": "nearest"},
+            f"{bits} bits": {"bits": bits},
+            f"{bits} bits, adaround": {"bits": bits, "rounding": "adaround"},
+        }
+
+    def judge(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> dict[str, str]:
+        answers, meant = got["test"].argmax(1), wanted["test"].argmax(1)
+        return {
+            "accuracy": f"{(answers == labels).mean():.2%}",
+            "same answer": f"{(answers == meant).mean():.2%}",
+        }
+
+    asked = {name: tensor.numpy() for name, tensor in tensors(test.inputs).items()}
+    return Case(fashion.network(given, 0), data, {"test": asked}, judge, ours, {})
+
+
 CASES: dict[str, Callable[[], Case]] = {"minilm": minilm, "lite0": efficientnet}
 
 
 def write(case: Case, name: str, file: Path, floating: Path) -> None:
-    """The ONNX file of one row."""
+    """The file of one row."""
     if name == MAIN:
         export(case.net, case.data, path=file.parent)
     elif name in case.peers:
@@ -113,60 +140,40 @@ def write(case: Case, name: str, file: Path, floating: Path) -> None:
         print(f"# {name}: bits {bits}", flush=True)
 
 
-def ask(file: Path, questions: dict[str, Feed], batch: int = 25) -> dict[str, np.ndarray]:
-    """A file's answers to all questions."""
-    session = sessions({"it": file})["it"]
-    answers = {}
-    for key, feed in questions.items():
-        count = len(next(iter(feed.values())))
-        parts = [{name: value[k : k + batch] for name, value in feed.items()} for k in range(0, count, batch)]
-        answers[key] = np.concatenate([session.run(None, part)[0] for part in parts])
-    return answers
-
-
-def latencies(files: dict[str, Path], feed: Feed, rounds: int) -> dict[str, float]:
-    """Median milliseconds at batch 1, sessions interleaved call by call."""
-    running = sessions(files)
-    times: dict[str, list[float]] = {name: [] for name in files}
-    for turn in range(rounds):
-        one = {key: value[turn : turn + 1] for key, value in feed.items()}
-        for name, session in running.items():
-            start = time.perf_counter()
-            session.run(None, one)
-            times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=tuple(CASES), default="minilm")
+    parser.add_argument("--model", choices=(*CASES, "resnet20"), default="minilm")
+    parser.add_argument("--weights", default="resnet20-{seed}.pt", help="of the ResNet-20")
     parser.add_argument("--work", type=Path, default=Path("low_bits"))
     parser.add_argument("--rows", nargs="+", default=["*"], help="patterns of rows; float always is")
-    parser.add_argument("--rounds", type=int, default=0, help="calls of each file that are timed")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of timed runs, on one thread")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    case = CASES[options.model]()
+    case = resnet20(options.weights) if options.model == "resnet20" else CASES[options.model]()
     names = [n for n in (*case.peers, *case.ours) if any(fnmatchcase(n, pattern) for pattern in options.rows)]
     files: dict[str, Path] = {}
     found: dict[str, dict[str, np.ndarray]] = {}
     for name in (MAIN, *names):
         directory = options.work / options.model / "_".join(name.replace(",", "").split())
-        answers = directory / "answers.npz"
-        files[name] = directory / "model.onnx"
-        if not answers.exists():
+        kept = directory / "answers.npz"
+        files[name] = directory / ("model.xml" if name.endswith("openvino") else "model.onnx")
+        if not kept.exists():
             directory.mkdir(parents=True, exist_ok=True)
             start = time.process_time()
             write(case, name, files[name], files[MAIN])
             print(f"# {name}: {time.process_time() - start:.0f} CPU s", flush=True)
-            np.savez(answers, **ask(files[name], case.questions))
-        found[name] = dict(np.load(answers))
-    times = latencies(files, case.questions["test"], options.rounds) if options.rounds else {}
+            np.savez(
+                kept, **{key: answers(files[name], feed, batch=25) for key, feed in case.questions.items()}
+            )
+        found[name] = dict(np.load(kept))
+    one = {key: value[:1] for key, value in case.questions["test"].items()}
+    times = latencies(files, [one], threads=1, seconds=options.seconds) if options.seconds else {}
     head = ["", *case.judge(found[MAIN], found[MAIN]), "MB", *["ms"] * bool(times)]
     print("|", " | ".join(head), "|")
     print("|" + "---|" * len(head))
     for name, got in found.items():
-        cells = [name, *case.judge(got, found[MAIN]).values(), f"{files[name].stat().st_size / 1e6:.2f}"]
-        cells += [f"{times[name]:.1f}"] if times else []
+        cells = [name, *case.judge(got, found[MAIN]).values(), f"{size(files[name]) / 1e6:.2f}"]
+        cells += [f"{np.median(times[name]):.1f}"] if times else []
         print("|", " | ".join(cells), "|", flush=True)
 
 

@@ -43,15 +43,15 @@ def matmul_nbits(floating: Path, file: Path, *, embeddings: bool, block_size: in
 def nncf_int4(
     floating: Path, file: Path, feeds: Sequence[Feed], *, aware: bool, group_size: int = 64
 ) -> None:
-    """4 bits in groups, asymmetric, embeddings in 8; ``aware`` of data: AWQ and scale estimation.
+    """4 bits in groups, asymmetric, embeddings in 8, as OpenVINO's model; ``aware`` of data: AWQ and scale estimation.
 
-    With ``all_layers`` NNCF makes a matrix product of the embedding, which ONNX Runtime refuses to load.
+    Of an ONNX model NNCF writes one that ONNX Runtime refuses to load.
     """
     import nncf
-    import onnx
+    import openvino
 
     made = nncf.compress_weights(
-        onnx.load(floating),
+        openvino.convert_model(str(floating)),
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         ratio=1.0,
         group_size=group_size,
@@ -60,7 +60,7 @@ def nncf_int4(
         awq=aware or None,
         scale_estimation=aware or None,
     )
-    onnx.save(made, file)
+    openvino.save_model(made, str(file), compress_to_fp16=False)
 
 
 def nncf_int8(
