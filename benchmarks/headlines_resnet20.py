@@ -1,8 +1,8 @@
-"""The survey's headlines on a Fashion-MNIST ResNet-20: pruning at its budgets, binary weights, several seeds.
+"""The survey's headlines on Fashion-MNIST, a ResNet-20 or a MobileNet: pruning at its budgets, binary weights, both.
 
     python benchmarks/headlines_resnet20.py --seeds 3 --jobs 2 --rows prune
-    python benchmarks/headlines_resnet20.py --net mobilenet_v1 --epochs 3 --rows binary \\
-        --finetune-examples 20000 --finetune-batch-size 64
+    python benchmarks/headlines_resnet20.py --net mobilenet_v1 --epochs 3 --rows binary camera \\
+        --finetune-epochs 4 --finetune-examples 15000 --finetune-batch-size 64
 
 Each pruning method is followed by `reconstruct` at the same budget with the same training, so that what the method adds
 can be told from what repair and training add.
@@ -45,7 +45,7 @@ ROWS: dict[str, list[tuple[Step, ...]]] = {
     ],
     "camera": [
         (
-            ("prune", "reconstruct", {"params": 0.5, "finetune_epochs": 3}),
+            ("prune", "reconstruct", {"params": 0.5, "finetune_epochs": 6}),
             ("quantize", "binary_learned", {"finetune_epochs": 6}),
         ),
     ],
@@ -57,6 +57,18 @@ def named(steps: Iterable[Step]) -> str:
     return ", then ".join(
         f"`{method}` ({', '.join(f'{name}: {value}' for name, value in chosen.items())})"
         for _, method, chosen in steps
+    )
+
+
+def lasting(steps: tuple[Step, ...], epochs: int | None) -> tuple[Step, ...]:
+    """The steps that train with so many epochs of it; as they are for None."""
+    return tuple(
+        (
+            family,
+            method,
+            chosen | {"finetune_epochs": epochs} if epochs and "finetune_epochs" in chosen else chosen,
+        )
+        for family, method, chosen in steps
     )
 
 
@@ -107,12 +119,13 @@ def main() -> None:
     )
     fashion.add_options(parser)
     parser.add_argument("--rows", nargs="+", choices=sorted(ROWS), default=sorted(ROWS))
+    parser.add_argument("--finetune-epochs", type=int, help="in place of the table's")
     parser.add_argument("--finetune-examples", type=int, help="training pictures an epoch; all by default")
     parser.add_argument("--finetune-batch-size", type=int, default=256)
     options = parser.parse_args()
     for seed in range(options.seeds):
         fashion.network(options, seed)
-    lines = [steps for kind in options.rows for steps in ROWS[kind]]
+    lines = [lasting(steps, options.finetune_epochs) for kind in options.rows for steps in ROWS[kind]]
     made = fashion.rows(options, row, [(steps, seed) for steps in lines for seed in range(options.seeds)])
     columns = ("fewer parameters", "stored", "packed layers", "accuracy", "change (worst)", "under attack")
     print("| |", " | ".join(columns), "|")

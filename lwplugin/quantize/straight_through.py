@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lwplugin.quantize.shared_values import two_values
+
 
 def round_through(x: Tensor) -> Tensor:
     """Rounded forward, the identity backward (Bengio 2013, 1308.3432)."""
@@ -32,7 +34,7 @@ class SignWeight(nn.Module):
 
 
 class LearnedSignWeight(nn.Module):
-    """shift ± scale with a learned threshold, scale and shift for each row.
+    """shift ± scale with a learned threshold, scale and shift for each row, at first the best two values of the row.
 
     The threshold moves as ReActNet's sign does (2003.03488); the step between the two values is a sigmoid whose slope
     grows over training, as in Quantization Networks (1911.09464), so that its gradient is the step's own.
@@ -44,9 +46,10 @@ class LearnedSignWeight(nn.Module):
         super().__init__()
         shape = (-1, *[1] * (weight.ndim - 1))
         rows = weight.detach().flatten(1)
-        self.threshold = nn.Parameter(torch.zeros(len(rows)).view(shape))
-        self.scale = nn.Parameter(rows.abs().mean(1).clamp_min(1e-8).view(shape))
-        self.shift = nn.Parameter(torch.zeros(len(rows)).view(shape))
+        threshold, low, high = two_values(rows)
+        self.threshold = nn.Parameter(threshold.view(shape))
+        self.scale = nn.Parameter(((high - low) / 2).clamp_min(1e-8).view(shape))
+        self.shift = nn.Parameter(((high + low) / 2).view(shape))
         self.register_buffer("spread", rows.std(1, correction=0).clamp_min(1e-8).view(shape))
         self.register_buffer("temperature", torch.tensor(temperature))
         self.start = temperature

@@ -9,6 +9,7 @@ from lwplugin.errors import MethodError
 from lwplugin.quantize import quantize
 from lwplugin.quantize.encodings import Signs
 from lwplugin.quantize.packed import PackedConv2d
+from lwplugin.quantize.shared_values import two_values
 from lwplugin.quantize.straight_through import LearnedSignWeight, SignWeight, round_through, sign_through
 
 
@@ -69,3 +70,25 @@ def test_untrained_signs_are_refused(trained_net: nn.Module, digits_data: Data) 
         quantize(
             trained_net, digits_data, method="binary", finetune_epochs=0, collapse=0.99, first_layer=True
         )
+
+
+def test_two_values_are_the_best_of_all_splits() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(6, 9) + torch.linspace(-1, 2, 6)[:, None]
+    threshold, low, high = two_values(rows)
+    found = (rows - torch.where(rows >= threshold, high, low)).square().sum(1)
+
+    def error(part: torch.Tensor) -> torch.Tensor:
+        return (part - part.mean()).square().sum()
+
+    for row, value in zip(rows.sort(1).values, found, strict=True):
+        every = [error(row[:k]) + error(row[k:]) for k in range(1, 9)]
+        torch.testing.assert_close(value, torch.stack(every).min())
+
+
+def test_equal_weights_and_single_ones_have_two_values_too() -> None:
+    for rows in (torch.full((2, 5), 0.5), torch.tensor([[1.0], [-2.0]])):
+        threshold, low, high = two_values(rows)
+        assert torch.equal(low, rows[:, :1])
+        assert torch.equal(high, rows[:, :1])
+        assert torch.equal(threshold, rows[:, :1])
