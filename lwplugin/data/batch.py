@@ -45,10 +45,11 @@ def device_of(module: nn.Module) -> torch.device:
 def call(module: Callable[..., Any], inputs: Inputs) -> Any:
     """Calls the module as its forward expects: keywords for a dict, positions for a tuple.
 
-    The inputs are taken to where a module lies; what it answers stays there.
+    The inputs are taken to where a module lies; what it answers stays there. A module is given copies: its first
+    operation may work in place, and the same examples are shown to others.
     """
     if isinstance(module, nn.Module):
-        inputs = to_device(inputs, device_of(module))
+        inputs = map_inputs(to_device(inputs, device_of(module)), torch.clone)
     if isinstance(inputs, dict):
         return module(**inputs)
     if isinstance(inputs, tuple):

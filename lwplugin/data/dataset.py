@@ -161,6 +161,12 @@ def as_reader(value: Any) -> Reader:
             )
         inputs, targets = value
         return TensorReader(as_inputs(inputs), None if targets is None else as_tensor(targets))
+    if isinstance(value, list) and len(value) == 2 and all(np.ndim(part) > 0 for part in value):
+        raise DataError(
+            "A split must be (x, y) or x alone",
+            got="a list of two arrays, which could be inputs and targets or two examples",
+            do="write inputs and targets as a tuple (x, y), and examples as one array",
+        )
     if isinstance(value, np.ndarray | torch.Tensor | list | Mapping):
         return TensorReader(as_inputs(value), None)
     if hasattr(value, "__len__") and hasattr(value, "__getitem__"):

@@ -183,7 +183,12 @@ def as_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
     else:
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # rows of different lengths
+            raise DataError(
+                "Examples must have one shape", got=error, do="pad or resize them to the same shape"
+            ) from error
         if array.dtype.kind in "OUSV":
             raise DataError(
                 "Examples must be numbers",

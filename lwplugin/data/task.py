@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lwplugin.data.spec import TASKS, TaskSpec
 from lwplugin.data.user_code import load_object
 from lwplugin.errors import DataError, ModelError, RecipeError, did_you_mean
+
+NAME_THE_OUTPUT = "name the output to judge, as in task {name: classification, options: {output: logits}}"
 
 
 class TaskOptions(BaseModel):
@@ -72,13 +75,13 @@ class Task(ABC):
         return targets
 
     def outputs(self, raw: Any) -> torch.Tensor:
-        """Picks the tensor to judge out of a module's return value: tensor, tuple, dict or ModelOutput."""
+        """Picks the tensor to judge out of a module's return value: tensor, tuple, dict, dataclass or ModelOutput."""
         picked = self._pick(raw)
         if not isinstance(picked, torch.Tensor):
             raise ModelError(
                 f"The task '{self.name}' needs a tensor from the model",
                 got=f"a {type(picked).__name__}",
-                do="name the entry to judge with the task's option 'output'",
+                do=NAME_THE_OUTPUT,
             )
         return picked
 
@@ -119,6 +122,8 @@ class Task(ABC):
 
     def _pick(self, raw: Any) -> Any:
         wanted = self.options.output
+        if is_dataclass(raw) and not isinstance(raw, Mapping | type):
+            raw = {entry.name: getattr(raw, entry.name) for entry in fields(raw)}
         if isinstance(raw, Mapping):
             entries = {str(key): value for key, value in raw.items() if value is not None}
             if isinstance(wanted, int):
@@ -135,7 +140,7 @@ class Task(ABC):
             raise ModelError(
                 f"The task '{self.name}' cannot tell which output to judge",
                 got=f"outputs {', '.join(entries) or 'none'}",
-                do="name one with the task's option 'output'",
+                do=NAME_THE_OUTPUT,
             )
         if isinstance(raw, tuple | list):
             position = 0 if wanted is None else wanted

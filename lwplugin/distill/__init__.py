@@ -74,7 +74,7 @@ def distill(
     def run() -> LightModel:
         return chosen.run(source, data, guide, config, progress, checkpoint, paired)
 
-    return computed(run, source, *modules)
+    return computed(run, source, data, *modules)
 
 
 def _paired(data: Data, config: DistillConfig, given: Data | None) -> Data | None:

@@ -19,6 +19,7 @@ from lwplugin.distill.packed_student import packed_again, unpacked
 from lwplugin.distill.student import new_student
 from lwplugin.distill.teacher import Teacher
 from lwplugin.errors import MethodError
+from lwplugin.model.forward_error import answer_of
 from lwplugin.model.placement import chosen_device
 from lwplugin.progress import Progress
 from lwplugin.training.collapse import check_agreement
@@ -186,8 +187,7 @@ def need_classes(lesson: Lesson, method: str) -> None:
 
 def _same_answers(student: nn.Module, teacher: nn.Module, data: Data, seen: Data) -> None:
     task, pairs = data.task, ((student, data), (teacher, seen))
-    with torch.no_grad():
-        given, wanted = (task.outputs(call(module.eval(), one.example(2))) for module, one in pairs)
+    given, wanted = (answer_of(module, task, one.example(2)) for module, one in pairs)
     if given.shape != wanted.shape:
         raise MethodError(
             "Student and teacher answer in different shapes",

@@ -158,6 +158,8 @@ def export(
     need_data(data)
     chosen = FORMATS[format]
     directory = Path(path)
+    if directory.exists() and not directory.is_dir():
+        raise ExportError("The place for the export is a file", got=directory, do="give a directory")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)
     exported = chosen.write(

@@ -49,4 +49,4 @@ def factorize(
     need_data(data)
     chosen = named(METHODS, method, of="low-rank")
     config, source = configure(chosen, options), light(model)
-    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)
+    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source, data)

@@ -113,6 +113,11 @@ def seen_by(
     return Seen(features, response.values, sensitivity=sensitivity, apart=apart)
 
 
+def _is_solved(module: nn.Module, name: str) -> bool:
+    """A table that stays whole answers exactly as the parent's: there is nothing to solve."""
+    return not isinstance(module.get_submodule(name), nn.Embedding)
+
+
 Build = Callable[[str, nn.Module, Seen], nn.Sequential]
 """(name, layer, what it saw) → the product that takes its place."""
 
@@ -135,7 +140,7 @@ def in_order(
     """
     done: list[LayerRepair] = []
     products: dict[str, nn.Sequential] = {}
-    whole = [name for name in responses if name not in sites] if repair else []
+    whole = [name for name in responses if name not in sites and _is_solved(module, name)] if repair else []
     norms = norms_after(module, inputs, set(whole))
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:

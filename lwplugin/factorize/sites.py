@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,6 +15,8 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError
 from lwplugin.factorize.forms import Form, FormName
 from lwplugin.model.cost import Cost
+from lwplugin.model.hooks import hooks_on
+from lwplugin.model.trace import tensors_of
 from lwplugin.model.watching import watching
 
 KINDS: dict[type[nn.Module], tuple[FormName, ...]] = {
@@ -78,6 +80,8 @@ def _reason(layer: Any, calls: int, shared: bool) -> str | None:
         return f"layer type {type(layer).__name__} has no product form"
     if shared:
         return "its weight is shared with another module"
+    if hooks_on(layer):
+        return "hooks on it would be lost"
     if calls == 0:
         return "not called as a layer in the forward pass"
     if calls > 1:
@@ -100,7 +104,7 @@ def read_by_others(module: nn.Module, names: Sequence[str], inputs: Inputs) -> l
     Found by trial: each layer is put into a Sequential, the model runs, and its answer must stay.
     """
     with torch.no_grad():
-        wanted = _flat(call(module, inputs))
+        wanted = tensors_of(call(module, inputs))
 
     def stands(tried: Sequence[str]) -> bool:
         layers = {name: module.get_submodule(name) for name in tried}
@@ -108,7 +112,7 @@ def read_by_others(module: nn.Module, names: Sequence[str], inputs: Inputs) -> l
             for name, layer in layers.items():
                 put(module, name, nn.Sequential(layer))
             with torch.no_grad():
-                found = _flat(call(module, inputs))
+                found = tensors_of(call(module, inputs))
             return len(found) == len(wanted) and all(map(torch.equal, found, wanted))
         except (AttributeError, TypeError, RuntimeError):
             return False
@@ -123,16 +127,6 @@ def put(module: nn.Module, name: str, layer: nn.Module) -> None:
     """Replaces the submodule of a dotted name."""
     parent, _, last = name.rpartition(".")
     module.get_submodule(parent)._modules[last] = layer
-
-
-def _flat(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _flat(item)]
-    return []
 
 
 def ladder(kernel: tuple[int, ...], name: FormName, round_to: int | None, rank: int | None) -> list[Form]:

@@ -27,6 +27,16 @@ def feeds_of(inputs: Any, subject: Subject) -> Feeds:
             got=f"data: {', '.join(sorted(given))}; file: {', '.join(sorted(wanted))}",
             do="export with an example from the same data",
         )
+    for entry in subject.inputs:
+        shape = tuple(given[entry.name].shape)
+        if len(shape) != len(entry.shape) or any(
+            isinstance(fixed, int) and fixed != size for fixed, size in zip(entry.shape[1:], shape[1:])
+        ):
+            raise MeasureError(
+                f"{subject.file.name} takes one shape of '{entry.name}', and the examples have several or another",
+                got=f"examples {list(shape)}, file {list(entry.shape)}",
+                do="pad or resize all examples to one shape (texts: data.padding: fixed) and export again",
+            )
     return {
         name: np.ascontiguousarray(given[name].numpy(force=True), np.dtype(wanted[name])) for name in wanted
     }

@@ -11,9 +11,11 @@ from torch import nn
 
 from lwplugin.errors import ModelError
 from lwplugin.model.difference import diff
+from lwplugin.model.hooks import hooked
 from lwplugin.model.layers import type_path
 from lwplugin.model.origin import FactoryOrigin, InMemoryOrigin, Origin
 from lwplugin.model.skeleton import Skeleton
+from lwplugin.model.tensors import need_storable
 
 
 def adopt(module: Any, origin: Origin | None) -> tuple[Origin, Skeleton]:
@@ -25,13 +27,38 @@ def adopt(module: Any, origin: Origin | None) -> tuple[Origin, Skeleton]:
         raise ModelError(
             "Not a module whose layers can be changed",
             got=type(module).__name__,
-            do="pass the torch.nn.Module itself",
+            do="pass the torch.nn.Module that it was made of",
         )
+    integers = [name for name, part in module.named_modules() if _quantized_by_torch(part)]
+    if integers:
+        raise ModelError(
+            "The model is quantized by torch already, and its float weights are gone",
+            got=f"'{integers[0]}', a {type_path(type(module.get_submodule(integers[0])))}",
+            do="begin with the float model",
+        )
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, torch.Tensor) or nn.parameter.is_lazy(tensor):
+            continue
+        if tensor.is_meta:
+            raise ModelError(
+                "The model has no numbers, only shapes",
+                got=f"'{name}' on the meta device",
+                do="load its weights first, as with to_empty and load_state_dict",
+            )
+        need_storable(name, tensor)
     if origin is not None:
         if isinstance(origin, InMemoryOrigin):
             return origin, Skeleton.of(module)
-        skeleton = Skeleton.of(origin.build(numbers=False))
+        built = origin.build(numbers=False)
+        skeleton = Skeleton.of(built)
         diff(skeleton, module)
+        lost = sorted(hooked(module).items() - hooked(built).items())
+        if lost:
+            raise ModelError(
+                "Hooks were hung on the model that its origin does not make",
+                got=f"{lost[0][1]} on '{lost[0][0]}'",
+                do="remove them (handle.remove()), or register them where the model is built",
+            )
         return origin, skeleton
     return (
         _as_own_factory(module)
@@ -41,6 +68,22 @@ def adopt(module: Any, origin: Origin | None) -> tuple[Origin, Skeleton]:
             Skeleton.of(module),
         )
     )
+
+
+def _quantized_by_torch(module: nn.Module) -> bool:
+    place = type(module).__module__
+    return place.startswith("torch.ao.nn.") and ".quantized" in place
+
+
+def unwrapped(module: Any) -> Any:
+    """The module itself, without what only says how it runs: ``torch.compile``, data parallelism."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif type(module).__name__ == "OptimizedModule" and isinstance(module, nn.Module):
+            module = module._orig_mod
+        else:
+            return module
 
 
 def _as_own_factory(module: nn.Module) -> tuple[Origin, Skeleton] | None:
@@ -53,15 +96,17 @@ def _as_own_factory(module: nn.Module) -> tuple[Origin, Skeleton] | None:
     try:
         inspect.signature(cls).bind()
         origin = FactoryOrigin(f"{cls.__module__}:{cls.__qualname__}")
-        skeleton = Skeleton.of(origin.build(numbers=False))
+        built = origin.build(numbers=False)
+        skeleton = Skeleton.of(built)
     except (TypeError, ValueError, ModelError):
         return None
-    return (origin, skeleton) if skeleton == Skeleton.of(module) else None
+    same = skeleton == Skeleton.of(module) and hooked(built) == hooked(module)
+    return (origin, skeleton) if same else None
 
 
 def _as_layers(module: nn.Module) -> tuple[Origin, Skeleton] | None:
     """A Sequential of listed layers is rebuilt from its layers' specs alone."""
-    if type(module) is not nn.Sequential:
+    if type(module) is not nn.Sequential or hooked(module):
         return None
     skeleton = Skeleton.of(nn.Sequential())
     try:

@@ -17,11 +17,12 @@ from torch import nn
 from lwplugin.artifact import canonical_json, digest_directory, digest_file, digest_json, list_files
 from lwplugin.errors import LwpluginError, ModelError, StoreError
 from lwplugin.model import tensors as files
-from lwplugin.model.adopt import adopt
+from lwplugin.model.adopt import adopt, unwrapped
 from lwplugin.model.difference import Changes, compare, diff
-from lwplugin.model.origin import Origin, read_origin
+from lwplugin.model.origin import InMemoryOrigin, Origin, read_origin
+from lwplugin.model.plain_weights import to_plain_weights
 from lwplugin.model.replay import apply
-from lwplugin.model.skeleton import Skeleton
+from lwplugin.model.skeleton import Skeleton, own_tensors
 from lwplugin.settings import settings
 
 if TYPE_CHECKING:
@@ -175,6 +176,9 @@ class LightModel:
 def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightModel:
     """A light model of a module; the module is copied, so later changes to it do not reach here.
 
+    Weights that a parametrization or a mask of ``torch.nn.utils`` computes become plain; a compiled module and
+    ``DataParallel`` are taken off.
+
     ``origin`` says how to build the unmodified module. Without it, a class that builds the same structure
     with no arguments is its own factory, and a Sequential of listed layers needs none. Otherwise the model
     can be worked on and measured, and saving says what to pass.
@@ -190,8 +194,10 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
             do="give a torch module or a light model; lwplugin.load reads a bundle, and "
             "lwplugin.registry.pull makes one of a registered version",
         )
-    module = copy_module(model).eval()
+    module = copy_module(unwrapped(model)).eval()
     found, skeleton = adopt(module, origin)
+    if to_plain_weights(module) and isinstance(found, InMemoryOrigin):
+        found, skeleton = adopt(module, origin)
     return LightModel(module=module, origin=found, skeleton=skeleton)
 
 
@@ -251,8 +257,11 @@ def load(
 
 def copy_module(module: nn.Module) -> nn.Module:
     """A deep copy; raises ModelError where the module holds something that cannot be copied."""
+    # A weight that a hook computes (torch's older weight norm) is not copied by deepcopy: its numbers are.
+    held = (found for part in module.modules() for _, found in own_tensors(part).values())
+    memo = {id(found): found.detach().clone() for found in held if found is not None and not found.is_leaf}
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, memo)
     except Exception as error:
         raise ModelError(
             f"The {type(module).__name__} cannot be copied",

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lwplugin.data.batch import Inputs, call, take
 from lwplugin.data.evaluation import kept_modes
-from lwplugin.errors import LwpluginError, ModelError
+from lwplugin.errors import LwpluginError
+from lwplugin.model.forward_error import forward_error
 from lwplugin.model.skeleton import own_tensors, walk
 from lwplugin.model.trace import plain_kernels
 
@@ -115,11 +116,7 @@ def _count(
         except LwpluginError:
             raise
         except Exception as error:
-            raise ModelError(
-                f"The {type(module).__name__} cannot run on the given inputs",
-                got=f"{type(error).__name__}: {error}",
-                do="pass inputs as its forward expects them: a tensor, a tuple, or a dict of names",
-            ) from error
+            raise forward_error(module, inputs, error) from error
     return counter.macs, shapes
 
 

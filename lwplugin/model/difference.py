@@ -54,7 +54,7 @@ def compare(skeleton: Skeleton, module: nn.Module) -> tuple[Changes, set[str]]:
                 modules[name] = entry.spec or LayerSpec(type=NOTHING)
                 _forget_below(base, name)
             continue
-        if was is None or was.type != entry.type or (was.spec != entry.spec and not entry.loose):
+        if was is None or was.type != entry.type or _needs_building(entry, was):
             if entry.spec is None:
                 raise ModelError(
                     f"Module '{name}' is new in the model and cannot be rebuilt",
@@ -77,6 +77,20 @@ def compare(skeleton: Skeleton, module: nn.Module) -> tuple[Changes, set[str]]:
         tensors |= {join(name, t) for t in kept if t in was.tensors}
     modules.update(_removed(base, now, modules))
     return Changes(modules=modules, attributes=attributes, parameters=parameters), tensors
+
+
+def _needs_building(entry: Entry, was: Entry) -> bool:
+    """Another layer of the same type, by its arguments or because the one before computed its weights."""
+    if entry.spec is None or entry.loose:
+        return False
+    return was.spec != entry.spec or (not entry.container and _filled(was) != _filled(entry))
+
+
+def _filled(entry: Entry) -> dict[str, tuple[Kind, list[int] | None]]:
+    """Tensors that are there, caches that forward may leave behind aside."""
+    return {
+        name: found for name, found in entry.tensors.items() if found[1] is not None and found[0] != "plain"
+    }
 
 
 def _changed_attributes(name: str, entry: Entry, was: Entry) -> dict[str, Integers]:

@@ -108,6 +108,11 @@ def layer_type(module: nn.Module) -> LayerType | None:
     return _BY_PATH.get(type_path(type(module)))
 
 
+def type_listed(cls: type) -> bool:
+    """Whether a bundle may hold layers of exactly this type."""
+    return type_path(cls) in _BY_PATH
+
+
 def build(spec: LayerSpec, *, device: str | torch.device | None = None) -> nn.Module:
     """The layer with fresh tensors, on ``device``; containers get an Identity in each named place.
 

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import device_of
-from lwplugin.errors import MethodError, RecipeError
+from lwplugin.errors import LwpluginError, MethodError, RecipeError
+from lwplugin.model.forward_error import answer_of
 from lwplugin.settings import settings, variable
 
 if TYPE_CHECKING:
+    from lwplugin.data import Data
     from lwplugin.model.bundle import LightModel
 
 
@@ -38,10 +40,11 @@ def chosen_device(name: str = "auto") -> torch.device:
     return device
 
 
-def computed(run: Callable[[], LightModel], source: LightModel, *others: nn.Module) -> LightModel:
+def computed(run: Callable[[], LightModel], source: LightModel, data: Data, *others: nn.Module) -> LightModel:
     """What ``run`` makes of ``source`` with all modules on the chosen device; each goes home afterwards.
 
     Forward passes follow the modules: ``lwplugin.data.batch.call`` takes the inputs to where they lie.
+    Raises ModelError where ``run`` failed because the module does not take the examples.
     """
     device, modules = chosen_device(), (source.module, *others)
     homes = [device_of(module) for module in modules]
@@ -50,6 +53,11 @@ def computed(run: Callable[[], LightModel], source: LightModel, *others: nn.Modu
             module.to(device)
         with _full_precision():
             made = run()
+    except LwpluginError:
+        raise
+    except Exception:
+        answer_of(source.module, data.task, data.example())
+        raise
     finally:
         for module, home in zip(modules, homes, strict=True):
             module.to(home)

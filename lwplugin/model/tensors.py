@@ -57,19 +57,7 @@ def gather(module: nn.Module, names: Iterable[str]) -> Tensors:
         if name not in wanted:
             continue
         plain = tensor.detach()
-        if (
-            type(plain) is not torch.Tensor
-            or plain.layout != torch.strided
-            or plain.is_quantized
-            or plain.is_nested
-            or plain.is_meta
-            or plain.dtype not in _DTYPES
-        ):
-            raise ModelError(
-                f"Tensor '{name}' cannot be stored",
-                got=f"{type(plain).__name__}, {plain.dtype}, {plain.layout}, {plain.device}",
-                do="keep ordinary dense tensors; packed integers as int8 or uint8",
-            )
+        need_storable(name, plain)
         memory = (plain.data_ptr(), plain.shape, plain.stride(), plain.dtype, plain.device)
         first = seen.setdefault(memory, name) if plain.numel() else name
         if first != name:
@@ -79,6 +67,24 @@ def gather(module: nn.Module, names: Iterable[str]) -> Tensors:
             channels_last.append(name)
         stored[name] = plain.cpu().resolve_conj().resolve_neg().contiguous()
     return Tensors(stored, tied, tuple(channels_last))
+
+
+def need_storable(name: str, tensor: torch.Tensor) -> None:
+    """Raises ModelError for a kind of tensor that a bundle cannot hold: sparse, nested, a subclass, no numbers."""
+    plain = tensor.detach()
+    if (
+        type(plain) is not torch.Tensor
+        or plain.layout != torch.strided
+        or plain.is_quantized
+        or plain.is_nested
+        or plain.is_meta
+        or plain.dtype not in _DTYPES
+    ):
+        raise ModelError(
+            f"Tensor '{name}' cannot be stored",
+            got=f"{type(plain).__name__}, {plain.dtype}, {plain.layout}, {plain.device}",
+            do="keep ordinary dense tensors; packed integers as int8 or uint8",
+        )
 
 
 def write(tensors: Mapping[str, torch.Tensor], path: Path) -> str:

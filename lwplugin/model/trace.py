@@ -11,6 +11,7 @@ import operator
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lwplugin.data.batch import Inputs, device_of, to_device
 from lwplugin.data.evaluation import kept_modes
 from lwplugin.errors import ModelError
+from lwplugin.model.forward_error import forward_error
 
 
 class AtenTrace:
@@ -107,10 +109,16 @@ def split_inputs(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def tensors_of(outputs: Any) -> list[torch.Tensor]:
-    """Every tensor in a module's return value: tensor, tuple, dict, dataclass-like output object."""
+    """Every tensor in a module's return value: tensor, tuple, dict, dataclass, ModelOutput."""
     if hasattr(outputs, "to_tuple"):
         outputs = outputs.to_tuple()
-    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    found = []
+    for leaf in pytree.tree_leaves(outputs):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_of([getattr(leaf, field.name) for field in fields(leaf)])
+    return found
 
 
 def states_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -134,11 +142,7 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
             module.eval()
             outputs = tensors_of(module(*args, **kwargs))
     except Exception as error:
-        raise ModelError(
-            "The model's forward does not run on the example",
-            got=f"{type(error).__name__}: {error}".splitlines()[0],
-            do="give an example of the shape and type that the model expects",
-        ) from error
+        raise forward_error(module, inputs, error) from error
     recorder.graph.output([recorder.node_of(t) for t in outputs])
     recorder.graph.eliminate_dead_code(is_impure_node=_written_in_place)
     return AtenTrace(recorder.graph, recorder.names, batch=max(1, leaves[0].shape[0]))

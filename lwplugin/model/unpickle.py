@@ -43,7 +43,8 @@ def load_pickle(path: Path, *, allow_pickle: bool | None, code: Path | None = No
             raise ModelError(
                 f"The pickled model '{path.name}' cannot be loaded",
                 got=f"{type(error).__name__}: {error}",
-                do="install the packages its code needs, or log it with code_paths=[…]",
+                do="install the packages its code needs, put their folder on PYTHONPATH, or log it with "
+                "code_paths=[…]",
             ) from error
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError("The model is TorchScript, whose layers cannot be changed", do=_AS_FACTORY)

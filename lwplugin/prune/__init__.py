@@ -72,4 +72,4 @@ def prune(
     need_data(data)
     chosen = named(METHODS, method, of="pruning")
     config, source = configure(chosen, options), light(model)
-    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source)
+    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source, data)

@@ -301,7 +301,8 @@ def graph_of(parent: nn.Module, data: Data, progress: Progress) -> Graph:
     if not graph.groups:
         raise MethodError(
             "Nothing in this model can be pruned",
-            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5]),
+            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5])
+            or "no weights that the output depends on",
             do="use quantize or factorize instead",
         )
     return graph
@@ -322,6 +323,12 @@ def choose(
     """The units that go under the config's budget and limits, least important first."""
     _check(importance, graph)
     fixed = [*skipped(graph, config.skip), *unscored(graph, importance)]
+    if len(set(fixed)) == len(graph.groups):
+        raise MethodError(
+            "No layer is left to prune",
+            got=f"{len(graph.groups)} groups of units, all of them skipped or not scored by this method",
+            do="skip fewer layers, or use another method, such as magnitude",
+        )
     if config.shares is not None:
         return select_shares(
             graph, importance, config.shares, config.limits, ranking=config.ranking, fixed=fixed

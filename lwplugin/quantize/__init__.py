@@ -65,4 +65,4 @@ def quantize(
     chosen = named(METHODS, method, of="quantization")
     resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
     config, source = configure(chosen, options), light(model)
-    return computed(lambda: chosen.run(source, data, config, progress, **resumed), source)
+    return computed(lambda: chosen.run(source, data, config, progress, **resumed), source, data)

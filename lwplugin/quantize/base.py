@@ -14,6 +14,7 @@ from torch import nn
 
 from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
+from lwplugin.model.hooks import hooks_on
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
@@ -98,6 +99,8 @@ def select_layers(
             reason = "renormalises its rows when it is read"
         elif owners[id(layer.weight)] > 1 or homes[id(layer)] > 1:
             reason = "weight is shared with another module"
+        elif hooks_on(layer):
+            reason = "hooks on it would be lost"
         elif not layer.weight.is_floating_point() or layer.weight.dtype != torch.float32:
             reason = f"weight is {layer.weight.dtype}, float32 needed"
         elif not config.first_layer and name == order[0]:

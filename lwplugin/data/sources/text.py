@@ -37,7 +37,8 @@ class TextOptions(SourceOptions):
     tokenizer: Path = Field(description="Directory of a Hugging Face tokenizer; nothing is downloaded.")
     max_length: int = Field(128, ge=1, description="Tokens kept of each text.")
     padding: Literal["batch", "fixed"] = Field(
-        "batch", description="Pad to the longest of a batch, or always to max_length."
+        "fixed",
+        description="Pad always to max_length, as an exported file needs it, or to the longest of a batch.",
     )
     token_type_ids: bool = Field(False, description="Give the model token_type_ids too (all zero).")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="Share of 'path' drawn for testing.")

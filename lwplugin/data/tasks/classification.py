@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from lwplugin.data.task import Task, TaskOptions, as_floats
+from lwplugin.data.task import NAME_THE_OUTPUT, Task, TaskOptions, as_floats
 from lwplugin.errors import DataError, ModelError
 
 
@@ -107,7 +107,7 @@ def _checked(logits: torch.Tensor) -> torch.Tensor:
         raise ModelError(
             "A classification needs outputs of shape [n, classes]",
             got=f"shape {list(logits.shape)}",
-            do="name the right output with the task's option 'output'; one logit per example is multi_label, "
+            do=f"{NAME_THE_OUTPUT}; one logit per example is multi_label, "
             "one class per token is token_classification",
         )
     return logits

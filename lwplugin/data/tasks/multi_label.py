@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from lwplugin.data.task import Task, TaskOptions, as_floats, mean_over_rest
+from lwplugin.data.task import NAME_THE_OUTPUT, Task, TaskOptions, as_floats, mean_over_rest
 from lwplugin.errors import DataError, ModelError
 
 
@@ -89,6 +89,6 @@ def _checked(logits: torch.Tensor) -> torch.Tensor:
         raise ModelError(
             "A multi-label task needs outputs of shape [n, labels]",
             got=f"shape {list(logits.shape)}",
-            do="name the right output with the task's option 'output'",
+            do=NAME_THE_OUTPUT,
         )
     return logits

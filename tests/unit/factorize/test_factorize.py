@@ -195,6 +195,21 @@ def test_an_embedding_becomes_a_narrow_table_and_a_linear_layer() -> None:
     assert float(lost) < 0.01
 
 
+def test_a_table_that_stays_whole_is_not_solved() -> None:
+    torch.manual_seed(0)
+    net = Words().eval()
+    net.table, net.out = nn.Embedding(400, 32), nn.Linear(32, 64)
+    with torch.no_grad():
+        net.out.weight.copy_(torch.randn(64, 4) @ torch.randn(4, 32))
+    ids = torch.randint(1, 400, (300, 6))
+    data = from_arrays(
+        calibration={"input_ids": ids, "attention_mask": torch.ones_like(ids)}, task="embedding"
+    )
+    light = run(net, data, params=0.92)
+    assert type(light.module.table) is nn.Embedding
+    assert type(light.module.out) is nn.Sequential
+
+
 def test_factors_are_layers_like_any_other(deep: tuple[Deep, Tensor, Data]) -> None:
     net, x, data = deep
     low = run(net, data, params=0.6)

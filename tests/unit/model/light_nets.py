@@ -142,3 +142,18 @@ def pruned(light: LightModel) -> nn.Module:
     net.unused = None
     net.heads = 1
     return net.eval()
+
+
+class Normed(nn.Module):
+    """Weights that torch computes anew in every pass, in three ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+        self.second = nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1))
+        self.third = nn.utils.spectral_norm(nn.Linear(8, 16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3))
+        return self.head(torch.relu(self.third(y)))

@@ -102,7 +102,7 @@ def test_module_is_left_as_it_was() -> None:
 
 def test_wrong_input_is_an_error_and_leaves_no_hooks() -> None:
     net = nn.Sequential(nn.Linear(4, 4))
-    with pytest.raises(ModelError, match="cannot run on the given inputs"):
+    with pytest.raises(ModelError, match="does not run on the examples"):
         cost(net, torch.zeros(1, 5))
     assert not net[0]._forward_hooks
     assert net.training
