@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -213,7 +213,9 @@ def check_agreement(evidence: Evidence, policy: Policy) -> list[Check]:
     elif is_right_or_wrong(values):
         bounds = clopper_pearson(int(values.sum()), n, level=policy.confidence)
     else:
-        bounds = mean_bounds(values, level=policy.confidence, seed=policy.seed)
+        # Zero where the answers are one: agreement falls short of 1 as a score of its parent's.
+        short = mean_bounds(values - 1.0, level=policy.confidence, seed=policy.seed, reach=1.0)
+        bounds = replace(short, estimate=short.estimate + 1, low=short.low + 1, high=min(short.high + 1, 1.0))
     if least is None:
         message = f"Candidate and parent give the same answer on {values.mean():.2%} of {n:,} examples."
         return [_check("agreement", "pass", "agreement", bounds, None, n, message, required=False)]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lwplugin.gate.paired import p_beyond, p_within, paired_bounds
+from lwplugin.gate.rare import Rare
 from lwplugin.gate.statistics import Bounds, mean_bounds
 
 Floats = npt.NDArray[np.float64]
@@ -44,15 +45,24 @@ class Pair:
     def bounds(self, *, level: float, seed: int) -> Bounds:
         if self.binary:
             return paired_bounds(*self.counts(), level=level)
-        return mean_bounds(self.candidate - self.baseline, level=level, seed=seed)
+        return mean_bounds(self.candidate - self.baseline, level=level, seed=seed, reach=self.reach)
+
+    @property
+    def reach(self) -> float:
+        """The most that one score can change: from the largest seen, of either sign, to nought."""
+        return float(max(np.abs(self.baseline).max(), np.abs(self.candidate).max()))
 
     def p_values(self, margin: float) -> tuple[float, float]:
         """p-values against "the drop is at least the margin" and against "it is at most the margin"."""
         if self.binary:
             return p_within(*self.counts(), margin=margin), p_beyond(*self.counts(), margin=margin)
         d = self.candidate - self.baseline
+        within = Rare.of(d, reach=self.reach).p_within(margin)
+        beyond = Rare.of(-d, reach=self.reach).p_within(-margin)
         spread = float(d.std(ddof=1)) / len(d) ** 0.5
         if spread == 0.0:
-            return (0.0, 1.0) if float(d.mean()) > -margin else (1.0, float(float(d.mean()) == -margin))
+            at = float(d.mean())
+            return (within, 1.0) if at > -margin else (1.0, 1.0 if at == -margin else beyond)
         t = (float(d.mean()) + margin) / spread
-        return float(stats.t.sf(t, len(d) - 1)), float(stats.t.cdf(t, len(d) - 1))
+        by_t = float(stats.t.sf(t, len(d) - 1)), float(stats.t.cdf(t, len(d) - 1))
+        return max(within, by_t[0]), max(beyond, by_t[1])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from lwplugin.errors import GateError
+from lwplugin.gate.rare import Rare
 
 Floats = npt.NDArray[np.float64]
 
@@ -86,16 +87,20 @@ def bootstrap(
     return Bounds(estimate=mean, low=low, high=high, level=level, n=n)
 
 
-def mean_bounds(differences: Floats, *, level: float, seed: int) -> Bounds:
-    """The bounds the gate decides on for real scores: the wider of paired t and BCa bootstrap, each side.
+def mean_bounds(differences: Floats, *, level: float, seed: int, reach: float) -> Bounds:
+    """The bounds the gate decides on for real scores: the widest of paired t, BCa bootstrap and `Rare`, each side.
 
-    Above 20,000 examples the t interval alone: the two agree there, and resampling costs more than it tells.
+    ``reach`` is the most that one difference can be; it counts where many differences are zero. Above 20,000
+    examples there is no bootstrap: it agrees with t there, and resampling costs more than it tells.
     """
-    t = student(differences, level=level)
-    if t.n > BOOTSTRAP_LARGEST_N:
-        return t
-    b = bootstrap(differences, level=level, seed=seed)
-    return Bounds(estimate=t.estimate, low=min(t.low, b.low), high=max(t.high, b.high), level=level, n=t.n)
+    t, rare = student(differences, level=level), Rare.of(differences, reach=reach)
+    mirrored = Rare.of(-differences, reach=reach)
+    lows, highs = [t.low, rare.low(level)], [t.high, -mirrored.low(level)]
+    if t.n <= BOOTSTRAP_LARGEST_N:
+        b = bootstrap(differences, level=level, seed=seed)
+        lows.append(b.low)
+        highs.append(b.high)
+    return Bounds(estimate=t.estimate, low=min(lows), high=max(highs), level=level, n=t.n)
 
 
 def quantile_bounds(samples: Floats, quantile: float, *, level: float) -> Bounds:

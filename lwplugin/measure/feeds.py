@@ -34,7 +34,7 @@ def feeds_of(inputs: Any, subject: Subject) -> Feeds:
         ):
             raise MeasureError(
                 f"{subject.file.name} takes one shape of '{entry.name}', and the examples have several or another",
-                got=f"examples {list(shape)}, file {list(entry.shape)}",
+                got=f"examples {list(shape)}, file {['batch', *entry.shape[1:]]}",
                 do="pad or resize all examples to one shape (texts: data.padding: fixed) and export again",
             )
     return {

@@ -240,7 +240,7 @@ def test_text(tmp_path: Path, tokenizer: Path, kind: str) -> None:
         for number, (text, label) in enumerate(zip(texts, labels)):
             (path / label).mkdir(parents=True, exist_ok=True)
             (path / label / f"{number}.txt").write_text(text)
-    data = load({"source": "text", "path": path, "tokenizer": tokenizer, "max_length": 5})
+    data = load({"source": "text", "path": path, "tokenizer": tokenizer, "max_length": 5, "padding": "batch"})
     batch = next(data.need("train").batches(9, seed=0))
     assert isinstance(batch.inputs, dict)
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
@@ -248,16 +248,15 @@ def test_text(tmp_path: Path, tokenizer: Path, kind: str) -> None:
     assert ids.shape[1] == mask.sum(dim=1).max() <= 5
     assert (ids[mask == 0] == 0).all()
     assert torch.equal(batch.targets, (ids[:, 0] == 2).long())  # type: ignore[arg-type]
-    fixed = load(
-        {"source": "text", "path": path, "tokenizer": tokenizer, "max_length": 9, "padding": "fixed"}
-    )
+    fixed = load({"source": "text", "path": path, "tokenizer": tokenizer, "max_length": 9})
     assert fixed.example(3)["input_ids"].shape == (3, 9)  # type: ignore[call-overload, index]
 
 
 def test_text_with_a_label_per_word(tmp_path: Path, tokenizer: Path) -> None:
     path = tmp_path / "words.jsonl"
     path.write_text('{"text": ["the", "good film"], "label": ["O", "X"]}\n' * 12)
-    data = load({"source": "text", "path": path, "tokenizer": tokenizer}, task="token_classification")
+    spec = {"source": "text", "path": path, "tokenizer": tokenizer, "padding": "batch"}
+    data = load(spec, task="token_classification")
     batch = next(data.need("test").batches(2))
     assert batch.targets is not None
     assert batch.targets.tolist() == [[0, 1, -100]] * 2

@@ -113,7 +113,7 @@ def test_bca_matches_scipy_and_repeats() -> None:
 
 def test_bounds_of_a_mean_refuse_what_is_not_a_number() -> None:
     with pytest.raises(GateError, match="1 not finite"):
-        statistics.mean_bounds(np.array([0.1, np.nan, 0.2]), level=0.95, seed=0)
+        statistics.mean_bounds(np.array([0.1, np.nan, 0.2]), level=0.95, seed=0, reach=1.0)
 
 
 def test_quantile_bounds_are_the_tabled_ranks() -> None:
