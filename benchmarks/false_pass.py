@@ -2,8 +2,8 @@
 
     python benchmarks/false_pass.py
 
-Rows: how large a change is. Columns: the highest rate over 100, 300 and 1,000 examples, margins of 0.0025 to 0.1, and no
-or half as many gains as losses; of the t interval alone, and of t and the gate's interval for rare changes together.
+Rows: how large a change is. Columns: the highest rate over 100, 300 and 1,000 examples, margins of 0.0025 to 0.1, no or
+half as many gains as losses; of the t interval alone, and of t and the gate's interval for rare changes together.
 The bootstrap that the gate asks as well can only lower them.
 """
 
