@@ -36,6 +36,7 @@ COMMANDS = {
     "export-serving": ("deploy", "Write a Triton model repository or a KServe manifest."),
     "report": ("report", "Say where the reports of a recipe lie, or open one."),
     "show": ("show", "Tell what a bundle, an exported model or a verdict holds."),
+    "explain": ("explain", "Explain the blocks of a recipe: data sources, tasks, targets, gate."),
     "methods": ("methods", "List families, methods and their options."),
     "toolchain": ("toolchain", "Make and list the environments that converters run in."),
     "settings": ("methods", "List the LWPLUGIN_* variables and what they are now."),

@@ -131,7 +131,7 @@ class DataSpec(BaseModel):
         try:
             parsed = source.options.model_validate(options)
         except ValidationError as error:
-            raise recipe_error("data", error) from error
+            raise recipe_error("data", error, f"data {name}") from error
         common = {key: value[key] for key in value if key in cls.model_fields}
         return {**common, "options": parsed}
 
@@ -170,8 +170,8 @@ class DataSpec(BaseModel):
         return source
 
 
-def recipe_error(block: str, error: ValidationError) -> RecipeError:
-    """The first fault of a pydantic validation as an error of ours."""
+def recipe_error(block: str, error: ValidationError, explained: str | None = None) -> RecipeError:
+    """The first fault of a pydantic validation as an error of ours; ``explained``: what to ask `lwplugin explain`."""
     first = error.errors(include_url=False)[0]
     where = ".".join([block, *(str(part) for part in first["loc"])])
     more = len(error.errors()) - 1
@@ -179,7 +179,7 @@ def recipe_error(block: str, error: ValidationError) -> RecipeError:
     return RecipeError(
         f"{where}: {first['msg'].removeprefix('Value error, ')}{also}",
         got=repr(first["input"]),
-        do="correct it; the JSON Schema lists every field" if not more else "correct them",
+        do=f"correct {'them' if more else 'it'}; `lwplugin explain {explained or block}` lists every key",
     )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from lwplugin import __version__
 from lwplugin.cli import COMMANDS, invoke
 from lwplugin.cli.output import LineProgress, human_bytes, human_count, table
 from lwplugin.cli.run import worst
+from lwplugin.recipe import load_recipe
 
 RECIPE = """\
 model: models:/net@champion
@@ -240,3 +242,40 @@ def test_progress_in_a_log_is_sparse(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == ""
     chatty("fine-tune", 3, 100)
     assert capsys.readouterr().err == "  … fine-tune 3/100\n"
+
+
+def test_explain_lists_every_key_of_a_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["explain", "data", "image_folder"]) == 0
+    shown = capsys.readouterr().out
+    assert "size           224" in shown
+    assert "test_fraction" in shown
+    assert invoke(["explain", "task", "multi_label", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["key"] for row in found["options"]] == ["output", "threshold"]
+    assert "F1" in found["about"]
+
+
+def test_explain_knows_every_block_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from lwplugin.cli.explain import BLOCKS
+    from lwplugin.recipe import Recipe
+
+    names = {field.alias or name for name, field in Recipe.model_fields.items()}
+    assert names == set(BLOCKS) - {"budget"}
+    for block in BLOCKS:
+        assert invoke(["explain", block]) == 0
+    assert invoke(["explain", "gat"]) == 2
+    assert "did you mean 'gate'" in capsys.readouterr().err
+    assert invoke(["explain", "data", "parqet"]) == 2
+    assert "did you mean 'parquet'" in capsys.readouterr().err
+
+
+def test_the_recipes_of_the_manual_are_recipes(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[3] / "docs" / "recipe.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)
+    sources = re.findall(r"^\| `(\{source.*?\})` \|", manual, re.MULTILINE)
+    assert (len(blocks), len(sources)) == (2, 4)
+    blocks += [re.sub(r"data: .*", f"data: {source}", blocks[0]) for source in sources]
+    for number, text in enumerate(blocks):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text, encoding="utf-8")
+        load_recipe(file)
