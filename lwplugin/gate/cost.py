@@ -128,7 +128,9 @@ def check_speed(evidence: Evidence, policy: Policy) -> list[Check]:
     if low > least:
         return answer("pass", f"The candidate is at least {low:.3g} times as fast as its parent.")
     if high <= least:
-        way_out = "" if least > 1 else "; if size is what you came for, set gate.no_faster to warn"
+        way_out = (
+            "" if least > 1 or not required else "; if size is what you came for, set gate.no_faster to warn"
+        )
         return answer(
             "fail",
             f"The candidate is at most {high:.3g} times as fast as its parent, more than {least:.3g} is "
@@ -137,7 +139,7 @@ def check_speed(evidence: Evidence, policy: Policy) -> list[Check]:
     return answer(
         "inconclusive",
         f"The candidate is between {low:.3g} and {high:.3g} times as fast as its parent; more than "
-        f"{least:.3g} is not shown: measure longer, or set gate.no_faster to warn.",
+        f"{least:.3g} is not shown: measure longer{', or set gate.no_faster to warn' if required else ''}.",
     )
 
 

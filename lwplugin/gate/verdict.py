@@ -68,6 +68,11 @@ class Verdict(_Frozen):
     budget: Budget
     digest: str = Field(description="sha256 over everything else in here.")
 
+    def __str__(self) -> str:
+        """The status, the reason and a line for every check; the fields are in ``repr``."""
+        lines = [f"{check.name}: {check.status}. {check.message}" for check in self.checks]
+        return "\n".join([f"{self.status.upper()}. {self.reason}", *lines])
+
     @property
     def passed(self) -> bool:
         return self.status == "pass"

@@ -48,6 +48,16 @@ class Comparison(Result):
         ``corrupted_<kind>_<severity>_<side>``; what labels would be needed for is absent where there are none."""
         return self._scores
 
+    def __str__(self) -> str:
+        """Both sides in a few lines; the fields are in ``repr``."""
+        speed = self.speedup
+        span = f"{speed.low:.3g} to {speed.high:.3g}" if speed.low and speed.high else "no bounds"
+        lines = [f"{speed.estimate:.3g} times as fast ({span})" + (", noisy" if self.noisy else "")]
+        for name, side in (("parent", self.baseline), ("candidate", self.candidate)):
+            scores = "".join(f", {metric} {value:.4g}" for metric, value in side.metrics.items())
+            lines.append(f"{name}: {side.size_bytes:,} bytes, p50 {side.latency.p50_ms:.4g} ms{scores}")
+        return "\n".join(lines)
+
     @property
     def numbers(self) -> dict[str, float]:
         """What a registration keeps of it: the candidate's numbers and, under ``parent_…``, its parent's."""

@@ -180,10 +180,12 @@ class InMemoryOrigin(Origin):
         raise self._error("saved")
 
     def _error(self, what: str) -> ModelError:
+        first = "move the class into a .py file that other processes can import, then "
         return ModelError(
             f"This {self.type_name} cannot be {what}: nothing says how to make it in another process",
-            do="begin with lwplugin.light(model, origin=lwplugin.FactoryOrigin('pkg.module:function', {…})), "
-            "which names what builds the unmodified model",
+            do=(first if self.type_name.startswith("__main__.") else "")
+            + "begin with lwplugin.light(model, origin=lwplugin.FactoryOrigin('pkg.module:function', {…})), which "
+            "names what builds the unmodified model",
         )
 
 

@@ -347,3 +347,18 @@ def test_the_policy_can_be_read_without_statistics() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_verdict_prints_as_its_reason_and_a_line_for_every_check(make: Make) -> None:
+    shown = str(judge(make(n=2000, lost=4, gained=3)))
+    assert shown.startswith("PASS. ")
+    assert "\naccuracy: pass. The drop of accuracy is at most" in shown
+    assert "digest" not in shown
+
+
+def test_a_warning_about_speed_does_not_advise_what_was_done(make: Make) -> None:
+    case = make()
+    case[0]["speedup"] = {"estimate": 0.7, "low": 0.68, "high": 0.72}
+    warned = judge(case, POLICY.model_copy(update={"no_faster": "warn"}))
+    assert "set gate.no_faster" not in check_of(warned, "speedup").message
+    assert "set gate.no_faster to warn" in check_of(judge(case), "speedup").message
