@@ -47,6 +47,10 @@ class Scheme:
     """Whether embeddings of 5 to 8 bits look codes up and decode these rows, or decode the table at load."""
     keeps_gains_apart: bool = False
     """Whether the gain of a two-dimensional input must not meet the rounding, into which the runtime would fold it."""
+    products_without_zero_points: bool = False
+    """Whether products are fastest on codes without a zero point, which then goes to their bias."""
+    rounds_scores: bool = False
+    """Whether attention multiplies whole numbers where queries and keys are outputs of layers."""
     dynamic_ranges: bool = True
     """Whether there are kernels that take the range of their input while they run."""
 

@@ -6,6 +6,7 @@ concatenation stay in integers. An activation that only clips disappears into th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from lwplugin.export.onnx_layers import (
     range_taken,
 )
 from lwplugin.export.onnx_padding import fold_padding
+from lwplugin.export.onnx_products import move_zero_points, score_operands
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
 
 if TYPE_CHECKING:
@@ -53,7 +55,10 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
     ranges = known_ranges(graph, taken, given)
     if not scheme.symmetric_activations:
         _remove_clips(graph, ranges, kernels, scheme)
-    _place(graph, ranges, kernels, scheme)
+    scores = score_operands(graph, given) if scheme.rounds_scores else set()
+    _place(graph, ranges, kernels, scores, scheme)
+    if scheme.products_without_zero_points:
+        move_zero_points(graph)
     return graph.finish()
 
 
@@ -144,12 +149,20 @@ def _remove_clips(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int
     graph.nodes = kept
 
 
-def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme) -> None:
-    """Decide which nodes compute in integers, then give their tensors one Q/DQ pair each."""
-    integer = _integer_nodes(graph, ranges, kernels)
+def _place(
+    graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scores: set[str], scheme: Scheme
+) -> None:
+    """Decide which nodes compute in integers, then give their tensors one Q/DQ pair each.
+
+    ``scores`` are tensors to be rounded to grids without zero points though no layer reads them.
+    """
     producers, readers = graph.producers(), graph.readers()
+    integer = _integer_nodes(graph, ranges, kernels)
+    if scheme.products_without_zero_points:
+        _leave_floats_in_place(graph, integer)
     unrounded = _added_into(graph, integer & kernels) if scheme.adds_into_products else set()
     pairs: dict[str, bool] = {}
+    schemes: dict[str, Scheme] = {}
     for name in [*graph.inputs, *producers]:
         if name not in ranges:
             continue
@@ -162,10 +175,14 @@ def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], sche
         needed = producer is not None and from_integer and not _gives_float(producer)
         if read_by_integer or needed:
             pairs[name] = from_integer
+            schemes[name] = scheme
+        elif name in scores:
+            pairs[name] = True
+            schemes[name] = replace(scheme, symmetric_activations=True)
     nodes: list[onnx.NodeProto] = []
     for name in graph.inputs:
         if name in pairs:
-            nodes.extend(_pair(graph, name, ranges[name], scheme))
+            nodes.extend(_pair(graph, name, ranges[name], schemes[name]))
     replaced = {name: f"{name}_dequantized" for name in pairs}
     for node in graph.nodes:
         for position, name in enumerate(node.input):
@@ -177,10 +194,10 @@ def _place(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], sche
                 continue
             if name in graph.outputs:
                 node.output[list(node.output).index(name)] = f"{name}_float"
-                nodes.extend(_pair(graph, name, ranges[name], scheme, source=f"{name}_float", target=name))
+                nodes.extend(_pair(graph, name, ranges[name], schemes[name], source=f"{name}_float", target=name))
                 replaced[name] = name
             else:
-                nodes.extend(_pair(graph, name, ranges[name], scheme))
+                nodes.extend(_pair(graph, name, ranges[name], schemes[name]))
     graph.nodes = nodes
 
 
@@ -219,6 +236,14 @@ def _integer_nodes(graph: GraphEditor, ranges: dict[str, Range], kernels: set[in
         if wanted and all(name in ranges for name in data):
             integer.add(id(node))
     return integer
+
+
+def _leave_floats_in_place(graph: GraphEditor, integer: set[int]) -> None:
+    """What moves values that come as floats moves floats: they are rounded once, where their reader is."""
+    producers = graph.producers()
+    for node in graph.nodes:
+        if node.op_type in SAME_VALUES and id(producers.get(node.input[0])) not in integer:
+            integer.discard(id(node))
 
 
 def _behind_clips(readers: dict[str, list[onnx.NodeProto]], name: str) -> list[onnx.NodeProto]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export import onnx as source
 from lwplugin.export.base import Exported, ExportOptions, file_digest
@@ -15,7 +17,6 @@ from lwplugin.export.onnx_quantized import SCHEMES
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts, root_cause
 from lwplugin.quantize.encodings import Encoding, Groups, Half
-from lwplugin.quantize.layers import QuantLinear
 from lwplugin.quantize.packed import PackedLayer
 
 if TYPE_CHECKING:
@@ -33,19 +34,27 @@ _LAYOUT = replace(
     adds_into_products=True,
     looks_codes_up=True,
     keeps_gains_apart=True,
+    products_without_zero_points=True,
     dynamic_ranges=False,
 )
 _MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
 
 
 class Options(ExportOptions):
-    """Options of `openvino`: those of all formats."""
+    """Options of `openvino`."""
+
+    integer_scores: bool = Field(
+        default=True,
+        description="Multiply attention's queries and keys in 8 bits where layers make them, in the ranges calibrated "
+        "for these layers; otherwise in float.",
+    )
 
 
 def write(light: LightModel, data: Data, directory: Path, options: Options, progress: Progress) -> Exported:
     """ONNX in memory, converted, saved, compared in a fresh OpenVINO."""
     _need_package()
-    graph = source.graph_of(light, data, _as_onnx(light, options), progress, scheme=_LAYOUT)
+    layout = replace(_LAYOUT, rounds_scores=options.integer_scores)
+    graph = source.graph_of(light, data, _as_onnx(light, options), progress, scheme=layout)
     file, weights = directory / FILE, directory / WEIGHTS
     _convert(graph, {**facts(light), **options.metadata}, file, as_written=_folding_widens(light))
     progress("export openvino", 2, 3)
@@ -71,7 +80,8 @@ def write(light: LightModel, data: Data, directory: Path, options: Options, prog
 def _as_onnx(light: LightModel, options: Options) -> source.Options:
     """Groups of fewer than 8 bits go as constants in blocks: unpacking by shifts is what its reader gets wrong."""
     narrow = any(isinstance(encoding, Groups) and encoding.width < 8 for encoding in _encodings(light))
-    return source.Options(**options.model_dump(), weights="blocks" if narrow else "unpacked")
+    shared = options.model_dump(include=set(ExportOptions.model_fields))
+    return source.Options(**shared, weights="blocks" if narrow else "unpacked")
 
 
 def _encodings(light: LightModel) -> list[Encoding]:
@@ -79,11 +89,9 @@ def _encodings(light: LightModel) -> list[Encoding]:
 
 
 def _folding_widens(light: LightModel) -> bool:
-    """Whether converting would store weights in 32 bits that have fewer: it folds batch norms into 16-bit ones
-    and writes products that round their own input in float. Compiling does both, after reading the file."""
-    return any(isinstance(encoding, Half) for encoding in _encodings(light)) or any(
-        isinstance(layer, QuantLinear) and layer.dynamic for layer in light.module.modules()
-    )
+    """Whether converting would store 16-bit weights in 32: it folds batch norms into them. Compiling does that too,
+    after reading the file."""
+    return any(isinstance(encoding, Half) for encoding in _encodings(light))
 
 
 def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, as_written: bool) -> None:
