@@ -194,7 +194,9 @@ def _place(
                 continue
             if name in graph.outputs:
                 node.output[list(node.output).index(name)] = f"{name}_float"
-                nodes.extend(_pair(graph, name, ranges[name], schemes[name], source=f"{name}_float", target=name))
+                nodes.extend(
+                    _pair(graph, name, ranges[name], schemes[name], source=f"{name}_float", target=name)
+                )
                 replaced[name] = name
             else:
                 nodes.extend(_pair(graph, name, ranges[name], schemes[name]))
