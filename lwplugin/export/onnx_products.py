@@ -18,14 +18,17 @@ _MIDDLE = 128
 
 
 def score_operands(graph: GraphEditor, given: Collection[str]) -> set[str]:
-    """Outputs of layers, of those ``given``, that meet in one product: queries and keys."""
+    """Outputs of layers, of those ``given``, that meet in one product: queries and keys.
+
+    Not where they are scaled before, as torch's own attention is written: OpenVINO then transposes keys twice, and
+    codes more slowly than floats.
+    """
     producers, readers = graph.producers(), graph.readers()
 
     def layer_behind(name: str) -> str | None:
         while name not in given:
             node = producers.get(name)
-            others = sum(reader.op_type != "Shape" for reader in readers[name]) - 1
-            if node is None or others or not _keeps_or_scales(graph, node):
+            if node is None or len(readers[name]) > 1 or node.op_type not in SAME_VALUES:
                 return None
             name = node.input[0]
         return name
@@ -36,13 +39,6 @@ def score_operands(graph: GraphEditor, given: Collection[str]) -> set[str]:
             left, right = (layer_behind(name) for name in node.input)
             found.update({left, right} if left and right else ())
     return found
-
-
-def _keeps_or_scales(graph: GraphEditor, node: onnx.NodeProto) -> bool:
-    if node.op_type in ("Mul", "Div"):
-        by = graph.value(node.input[1])
-        return by is not None and by.size == 1
-    return node.op_type in SAME_VALUES
 
 
 def move_zero_points(graph: GraphEditor) -> None:

@@ -41,7 +41,8 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed = self.before(x)
         query, key, value = (self.heads(layer(normed)) for layer in (self.query, self.key, self.value))
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        scores = query @ key.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5
+        mixed = scores.softmax(-1) @ value
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return (x + self.narrow(functional.gelu(self.widen(self.between(x))))).mean(1)
 
