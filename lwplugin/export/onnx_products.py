@@ -50,13 +50,14 @@ def move_zero_points(graph: GraphEditor) -> None:
             continue
         scale, zero = (graph.value(name) for name in node.input[1:3])
         products = readers[node.output[0]]
-        sums = [_sums_over_inputs(graph, producers, product, node.output[0]) for product in products]
-        movable = sums and all(each is not None for each in sums) and node.output[0] not in graph.outputs
+        found = [_sums_over_inputs(graph, producers, product, node.output[0]) for product in products]
+        sums = [each for each in found if each is not None]
+        movable = 0 < len(sums) == len(found) and node.output[0] not in graph.outputs
         if scale is None or zero is None or zero.dtype != np.uint8 or zero in (0, _MIDDLE) or not movable:
             continue
         node.input[2] = graph.constant(f"{node.input[2]}_moved", np.array(_MIDDLE, dtype=np.uint8))
         for product, each in zip(products, sums, strict=True):
-            shift = float(scale) * (_MIDDLE - float(zero)) * each
+            shift = each * (float(scale) * (_MIDDLE - float(zero)))
             if not _add_to_bias(graph, readers, product, shift):
                 added[id(product)] = _bias_of_its_own(graph, product, shift)
     graph.nodes = [each for node in graph.nodes for each in (node, added.get(id(node))) if each is not None]
