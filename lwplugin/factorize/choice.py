@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
+from lwplugin.errors import MethodError
 from lwplugin.factorize.forms import kernel_of
 from lwplugin.factorize.ranks import Option, by_energy, by_rank, globally, per_layer, whole
 from lwplugin.factorize.sequence import Seen, seen_by
@@ -97,6 +98,15 @@ def _choose(options: Layers, before: Cost, config: FactorizeConfig) -> dict[str,
     kind = config.kind or "params"
     total = before.params if kind == "params" else before.macs
     others = total - sum(whole(of).cost(kind) for of in options.values())
-    ceiling = (config.params or config.macs or 1.0) * total - others
+    asked = config.params or config.macs or 1.0
+    least = others + sum(min(option.cost(kind) for option in of) for of in options.values())
+    if least > asked * total:
+        raise MethodError(
+            f"Low rank cannot bring the model to {asked:.1%} of its {kind}",
+            got=f"{least / total:.1%} with every layer at its floor; what has no product form, such as recurrent "
+            f"layers, holds {others / total:.1%}",
+            do="ask for more than that, lower min_kept, or combine with prune or quantize",
+        )
+    ceiling = asked * total - others
     search = per_layer if config.ranking == "per_layer" else globally
     return search(options, kind, ceiling)

@@ -210,6 +210,24 @@ def test_a_table_that_stays_whole_is_not_solved() -> None:
     assert type(light.module.out) is nn.Sequential
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.GRU(6, 24, batch_first=True), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.rnn(x)[0].mean(1))
+        return out
+
+
+def test_a_budget_below_what_has_no_product_form_names_the_least_that_can_be_met() -> None:
+    data = from_arrays(calibration=torch.randn(40, 5, 6), task="regression")
+    with pytest.raises(
+        MethodError, match=r"to 50\.0% of its params: got 9\d\.\d% .*recurrent layers, holds 97\.9%"
+    ):
+        run(Recurrent(), data, params=0.5)
+
+
 def test_factors_are_layers_like_any_other(deep: tuple[Deep, Tensor, Data]) -> None:
     net, x, data = deep
     low = run(net, data, params=0.6)
