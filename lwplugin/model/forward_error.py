@@ -48,6 +48,8 @@ def _way_out(module: nn.Module, inputs: Inputs) -> str:
             "call model.float() first: compressing computes in float32, and quantize with method 'half' makes 16 "
             "bits of it again"
         )
+    if held and met & {torch.float16, torch.bfloat16} and not met & held:
+        return "give the examples in float32, in which compressing computes"
     if torch.uint8 in met and held:
         return "give floats, scaled as in training: images of bytes are not what convolutions take"
     return "give examples of the shape and type that the model expects; several inputs are a tuple, named ones a dict"

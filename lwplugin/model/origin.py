@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from lwplugin.artifact import canonical_json, list_files
@@ -136,7 +137,10 @@ class FactoryOrigin(Origin):
 
 @dataclass(frozen=True)
 class MlflowOrigin(Origin):
-    """An MLflow model directory (the one with the MLmodel file) of the pytorch or transformers flavor."""
+    """An MLflow model directory (the one with the MLmodel file) of the pytorch or transformers flavor.
+
+    Weights of 16 bits become float32.
+    """
 
     directory: Path
     flavor: Literal["pytorch", "transformers"] = "pytorch"
@@ -154,7 +158,14 @@ class MlflowOrigin(Origin):
     def build(self, *, numbers: bool = True, allow_pickle: bool | None = None) -> nn.Module:
         from lwplugin.model.mlflow_directory import build
 
-        return build(self.directory, self.flavor, numbers=numbers, allow_pickle=allow_pickle).eval()
+        module = build(self.directory, self.flavor, numbers=numbers, allow_pickle=allow_pickle).eval()
+        # Compressing computes in float32; a bundle's tensors may be narrower than its origin's in any case.
+        for part in module.modules():
+            for held in (part._parameters, part._buffers):
+                for tensor in held.values():
+                    if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16):
+                        tensor.data = tensor.data.float()
+        return module
 
     def write(self, directory: Path) -> None:
         try:

@@ -16,6 +16,7 @@ from torch.nn.utils import prune as masks
 
 import lwplugin
 from lwplugin.errors import MethodError, ModelError
+from lwplugin.model.origin import MlflowOrigin
 from lwplugin.model.trace import tensors_of
 
 RANDOM = np.random.default_rng(0)
@@ -180,3 +181,19 @@ def test_a_model_that_writes_into_its_inputs_is_compressed_like_any_other() -> N
 def test_pruning_with_every_layer_skipped_says_so() -> None:
     with pytest.raises(MethodError, match="No layer is left to prune: got 2 groups of units"):
         lwplugin.prune(plain(), DATA, macs=0.7, skip=["*"])
+
+
+def test_a_registered_model_in_bfloat16_is_compressed_in_float32(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=40, max_position_embeddings=16, **sizes)
+    transformers.BertModel(config).bfloat16().save_pretrained(tmp_path / "registered" / "model")
+    flavor = "flavors: {transformers: {model_binary: model, pipeline_model_type: BertModel}}"
+    (tmp_path / "registered" / "MLmodel").write_text(flavor, encoding="utf-8")
+    origin = MlflowOrigin.detect(tmp_path / "registered")
+    ids = RANDOM.integers(1, 40, (24, 8))
+    words = lwplugin.data.from_arrays(calibration={"input_ids": ids}, task={"name": "embedding"})
+    light = lwplugin.quantize(lwplugin.light(origin.build(), origin), words, method="weight_only")
+    light.save(tmp_path / "bundle")
+    again = lwplugin.load(tmp_path / "bundle").module
+    assert {tensor.dtype for tensor in again.parameters() if tensor.is_floating_point()} == {torch.float32}
