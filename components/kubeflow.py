@@ -15,7 +15,7 @@ and it reads their annotations, so this file has no `from __future__ import anno
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 from kfp import dsl
 
@@ -179,6 +179,7 @@ def export(
     data: dict,
     task: dict = {"name": "classification"},  # noqa: B006
     format: str = "onnx",  # noqa: A002
+    batch: Optional[int] = None,  # noqa: UP045
 ) -> None:
     """Write a bundle in a deployment format, compared with the torch model on real inputs.
 
@@ -187,6 +188,7 @@ def export(
         data: A recipe's data block.
         task: A recipe's task.
         format: The deployment format.
+        batch: Examples of one inference, for formats whose files run one number of them.
 
     Returns:
         exported: The file, its description and its cost.
@@ -194,7 +196,7 @@ def export(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config = {"format": format, "data": data, "task": task}
+    config = {"format": format, "batch": batch, "data": data, "task": task}
     run_task("export", config, {"bundle": bundle}, exported, metrics)
 
 

@@ -231,7 +231,7 @@ def _run(
         elif not quiet:
             click.echo(f"{run.id:<{width}}  {run.status:<7}  {_took(run)}", err=True)
 
-    def failed(last_lines: Sequence[str]) -> None:
+    def broke(last_lines: Sequence[str]) -> None:
         if not quiet and not as_lines:
             click.echo("\n".join(f"    | {line}" for line in last_lines), err=True)
 
@@ -245,7 +245,7 @@ def _run(
             if kubeflow:
                 with extra("kubeflow", why="--engine kubeflow"):
                     from lwplugin.pipelines.kubeflow.here import run_here
-                return run_here(plan, store, progress=progress, ended=ended, failed=failed)
+                return run_here(plan, store, progress=progress, ended=ended, broke=broke)
             return run_plan(plan, store, progress=progress, ended=ended, again=again, resources=resources)
     finally:
         progress.close()

@@ -37,13 +37,13 @@ def run_here(
     *,
     progress: Progress = silent,
     ended: Callable[[StepRun], None] = lambda run: None,
-    failed: Callable[[Sequence[str]], None] = lambda last: None,
+    broke: Callable[[Sequence[str]], None] = lambda last: None,
 ) -> RunResult:
     """Every task as a process of its own on this machine; `resources` are for clusters and not heeded.
 
     The tasks share ``store``; what KFP carries between them lies in a temporary place, and what they and
     KFP print in a file of the store's ``runs``, which the error of a failed step names. ``ended`` hears of every
-    step, ``failed`` gets the last lines of a task that failed.
+    step, ``broke`` gets the last lines of a task that failed without an error of ours.
     """
     store.sweep()
     said = store.root / RUNS / f"kubeflow-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
@@ -68,7 +68,8 @@ def run_here(
             errors[planned.id] = f"{redact(task.error)} (all it said: {said})"
             why = errors[planned.id]
             ended(StepRun(planned.id, planned.step, planned.target, "failed", task.seconds, why=why))
-            failed([redact(line) for line in task.last])
+            if task.message is None:
+                broke([redact(line) for line in task.last])
 
         local.init(
             local.SubprocessRunner(use_venv=False),

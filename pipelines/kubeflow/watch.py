@@ -40,10 +40,15 @@ class Task:
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
 
     @property
-    def error(self) -> str:
-        """What it said of its failure: our own message, or its last line."""
+    def message(self) -> str | None:
+        """Our own words on its failure; None where it broke."""
         own = [said[1] for line in self.last if (said := _ERROR.match(line))]
-        return own[-1] if own else f"its task broke: {self.last[-1] if self.last else 'it said nothing'}"
+        return own[-1] if own else None
+
+    @property
+    def error(self) -> str:
+        """The same, or its last line."""
+        return self.message or f"its task broke: {self.last[-1] if self.last else 'it said nothing'}"
 
 
 class Watch(io.TextIOBase):

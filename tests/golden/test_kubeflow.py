@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from lwplugin.components import kubeflow as components
+from lwplugin.components import step_named
 from lwplugin.pipelines.kubeflow.check import check_file, problems_of
 from lwplugin.pipelines.kubeflow.compile import Deployment, cache_keys, compile_plan, plain
 from lwplugin.pipelines.plan import Plan, make_plan
 
 from lwplugin.errors import LwpluginError
-from lwplugin.recipe import load_recipe
+from lwplugin.recipe import STEPS, Target, load_recipe
 from lwplugin.registry import Resolved
 
 HERE = Path(__file__).parent
@@ -49,6 +51,26 @@ def masked(value: Any, name: str = "") -> Any:
         return "…"
     skipped = {"sdkVersion", "cacheKey", "description"}
     return {key: masked(item, key) for key, item in value.items() if key not in skipped}
+
+
+def test_every_config_field_of_a_step_is_an_input_of_its_component() -> None:
+    lacking = {
+        name: set(step_named(name).config.model_fields) - set(getattr(components, name).component_spec.inputs)
+        for name in STEPS
+    }
+    assert {name: fields for name, fields in lacking.items() if fields} == {
+        "pull": {"version"}
+    }  # it looks it up
+
+
+def test_a_format_of_one_batch_size_can_be_compiled(tmp_path: Path) -> None:
+    recipe = RECIPE.model_copy(
+        update={"targets": (Target(name="phone", format="executorch", batch=4),), "register_": None}
+    )
+    compile_plan(make_plan(recipe, PARENT), Deployment(), tmp_path / "pipeline.yaml")
+    tasks = steps([next(yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text()))])
+    batches = [tasks[name]["inputs"]["parameters"]["batch"] for name in ("export", "export-2")]
+    assert batches == 2 * [{"runtimeValue": {"constant": 4}}]
 
 
 def test_the_pipeline_is_the_one_that_was_kept(compiled: Documents) -> None:

@@ -41,7 +41,7 @@ def test_tasks_and_progress_are_read_from_what_kfp_prints(capsys: pytest.Capture
         ("pull", True, True),
         ("prune-2", False, False),
     ]
-    assert ended[1].error == "No layer is called 'x'. Do: correct it."
+    assert ended[1].error == ended[1].message == "No layer is called 'x'. Do: correct it."
     assert progress == [("download", 989147, 989147)]
     assert kept == "\n".join(lines) + "\n"
     assert capsys.readouterr() == ("", "pull\nprune-2\n")
@@ -50,5 +50,5 @@ def test_tasks_and_progress_are_read_from_what_kfp_prints(capsys: pytest.Capture
 def test_a_task_that_breaks_shows_its_last_lines() -> None:
     began, over = f"{HEAD}Executing task 'gate'", f"{HEAD}Task 'gate' finished with status FAILURE"
     (task,), _, _ = run(began, *[f"    line {n}" for n in range(50)], "    KeyError: 'x'", "", over)
-    assert task.error == "its task broke: KeyError: 'x'"
+    assert (task.message, task.error) == (None, "its task broke: KeyError: 'x'")
     assert (len(task.last), task.last[0]) == (20, "line 31")
