@@ -176,19 +176,29 @@ class Store:
         return place
 
     @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """An empty directory that goes with the block, or with a later `sweep` where the process is killed."""
+        place = self.root / "tmp" / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        place.mkdir(parents=True)
+        held = os.open(place, os.O_RDONLY)
+        with suppress(OSError):  # NFS locks no directory: there age alone decides
+            fcntl.flock(held, fcntl.LOCK_EX)  # falls with this process; `sweep` leaves alone what is held
+        try:
+            yield place
+        finally:
+            os.close(held)
+            shutil.rmtree(place, ignore_errors=True)
+
+    @contextmanager
     def put(self, key: str, manifest: Mapping[str, Any] | None = None) -> Iterator[Path]:
         """Yields an empty directory to fill; on success it becomes the key's result, on error it is dropped.
 
         ``manifest`` is read when the block ends, so entries may be added inside it.
         """
         place = self._place(key)
-        temporary = self.root / "tmp" / f"{key}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        output = temporary / "output"
-        output.mkdir(parents=True)
-        held = os.open(temporary, os.O_RDONLY)
-        with suppress(OSError):  # NFS locks no directory: there age alone decides
-            fcntl.flock(held, fcntl.LOCK_EX)  # falls with this process; `sweep` leaves alone what is held
-        try:
+        with _room(self.root), self.scratch(key) as temporary:
+            output = temporary / "output"
+            output.mkdir()
             yield output
             entries = {**(manifest or {}), "key": key, "digest": digest_directory(output)}
             entries.setdefault("created_unix_s", int(time.time()))
@@ -204,18 +214,6 @@ class Store:
                     if not place.is_dir():
                         raise
             shutil.rmtree(self.root / "work" / key, ignore_errors=True)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise StoreError(
-                "The disk is full",
-                got=f"{error.strerror} at {error.filename or self.root}",
-                do=f"make room there, or name another place: --store, {variable('store')}, TMPDIR; "
-                "what is finished stays",
-            ) from error
-        finally:
-            os.close(held)
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def remove(self, key: str) -> None:
         """Forgets a result; silent where there is none."""
@@ -260,6 +258,21 @@ class Store:
                 "Not a key of the store", got=repr(key), do="use the hex digest of the step's inputs"
             )
         return self.root / "objects" / key[:2] / key
+
+
+@contextmanager
+def _room(root: Path) -> Iterator[None]:
+    """Tells a full disk as one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoreError(
+            "The disk is full",
+            got=f"{error.strerror} at {error.filename or root}",
+            do=f"make room there, or name another place: --store, {variable('store')}, TMPDIR; what is finished stays",
+        ) from error
 
 
 def _age_s(leftover: Path) -> float:

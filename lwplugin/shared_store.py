@@ -86,6 +86,8 @@ class SharedStore(Store):
             self._send(key)
         except _UnreachableError as error:
             _log.warning("%s", error)
+        except OSError as error:  # no room here for the archive
+            _log.warning("the result %s is not shared for now: %s", key[:12], error.strerror)
         else:
             self._unsent(key).unlink(missing_ok=True)
 

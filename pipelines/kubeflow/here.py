@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +40,7 @@ def run_here(
 ) -> RunResult:
     """Every task as a process of its own on this machine; `resources` are for clusters and not heeded.
 
-    The tasks share ``store``; what KFP carries between them lies in a temporary place, and what they and
+    The tasks share ``store``; what KFP carries between them lies there for a while, and what they and
     KFP print in a file of the store's ``runs``, which the error of a failed step names. ``ended`` hears of every
     step, ``broke`` gets the last lines of a task that failed without an error of ours.
     """
@@ -50,8 +49,8 @@ def run_here(
     said.parent.mkdir(parents=True, exist_ok=True)
     errors: dict[str, str] = {}
     told: set[str] = set()
-    with tempfile.TemporaryDirectory(prefix="lwplugin-kubeflow-") as folder, _environment(store):
-        root, file = Path(folder), Path(folder) / "pipeline.yaml"
+    with store.scratch("kubeflow") as root, _environment(store):
+        file = root / "pipeline.yaml"
         compile_plan(plan, Deployment(), file)
         steps = {step.id: step for step in plan.steps}
         names = _step_of_task(file)

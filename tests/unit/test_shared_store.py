@@ -173,6 +173,23 @@ def test_a_step_ends_well_and_is_sent_later_though_s3_cannot_be_reached(
     assert (found / "deep" / "out.txt").read_text() == "anew"
 
 
+def test_without_room_for_the_archive_the_result_is_kept_and_sent_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SharedStore(tmp_path / "here", str(tmp_path / "shared"))
+    with Store(store.root).put(KEY) as place:
+        (place / "file").write_text("made")
+    (store.root / "unsent").mkdir()
+    (store.root / "unsent" / KEY).touch()
+    (store.root / "tmp").rmdir()
+    (store.root / "tmp").write_text("no folder")
+    assert store.get(KEY) is not None
+    assert "not shared for now" in caplog.text
+    (store.root / "tmp").unlink()
+    assert store.get(KEY) is not None
+    assert SharedStore(tmp_path / "there", str(tmp_path / "shared")).get(KEY) is not None
+
+
 def test_the_settings_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(open_store(tmp_path)) is Store
     monkeypatch.setenv("LWPLUGIN_SHARED_STORE", "nosuchscheme://x")
