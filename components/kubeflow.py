@@ -15,7 +15,7 @@ and it reads their annotations, so this file has no `from __future__ import anno
 
 import os
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 from kfp import dsl
 
@@ -179,7 +179,7 @@ def export(
     data: dict,
     task: dict = {"name": "classification"},  # noqa: B006
     format: str = "onnx",  # noqa: A002
-    batch: Optional[int] = None,  # noqa: UP045
+    batch: int = 0,
 ) -> None:
     """Write a bundle in a deployment format, compared with the torch model on real inputs.
 
@@ -188,7 +188,7 @@ def export(
         data: A recipe's data block.
         task: A recipe's task.
         format: The deployment format.
-        batch: Examples of one inference, for formats whose files run one number of them.
+        batch: Examples of one inference, for formats whose files run one number of them; 0: not said.
 
     Returns:
         exported: The file, its description and its cost.
@@ -196,7 +196,9 @@ def export(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config = {"format": format, "batch": batch, "data": data, "task": task}
+    config: dict = {"format": format, "data": data, "task": task}
+    if batch:  # KFP's own runner takes no null
+        config["batch"] = batch
     run_task("export", config, {"bundle": bundle}, exported, metrics)
 
 

@@ -58,6 +58,7 @@ def _run(
         command, cwd=environment["FOLDER"], env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == code, done.stderr[-4000:]
+    assert done.stdout, done.stderr[-4000:]
     result: dict[str, Any] = json.loads(done.stdout)
     return {**result, "store": str(store), "stderr": done.stderr}
 
