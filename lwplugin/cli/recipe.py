@@ -18,6 +18,7 @@ model: models:/my-model@champion        # or models:/my-model/3
 
 # Where examples come from: a built-in set (digits, fashion_mnist), npz, parquet, image_folder, text,
 # or `module:function` / `file.py:function` of your own. They are split into train, calibration and test.
+# `lwplugin explain data npz` lists what a source takes, `lwplugin explain gate` the keys of a block.
 data: {source: digits}
 task: classification        # multi_label, regression, embedding, token_classification, module:Class
 seed: 0

@@ -49,6 +49,10 @@ class Task(ABC):
     def __init__(self, **options: Any) -> None:
         self.options = _validated(type(self), options)
 
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={value!r}" for name, value in self.spec.options.items())
+        return f"{type(self).__name__}({said})"
+
     @classmethod
     def bounded_metrics(cls) -> tuple[str, ...]:
         """Metrics that are the mean of per-example scores, up to their sign: whose drop the gate can bound."""

@@ -212,12 +212,14 @@ def _need_packages() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    # The optimizer says of constants that it does not fold that they failed; the file is compared afterwards.
+    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript.optimizer")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
