@@ -69,5 +69,5 @@ def test_an_own_template_is_rendered_and_a_long_text_cut() -> None:
     notice = Notice(id="1", event="passed", at="", items=(Item(model="a<b", version=1, text=""),))
     assert own.wording.text(notice) == "a&lt;b nobody"
     assert len(Wording(template="x" * 9000).text(notice)) == MOST_CHARACTERS
-    with pytest.raises(LwpluginError, match="see docs/serve"):
+    with pytest.raises(LwpluginError, match="`lwplugin docs serve` says"):
         Wording(template="{{ items[7].model }}").text(notice)
