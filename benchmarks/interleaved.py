@@ -52,7 +52,7 @@ def answers(file: Path, inputs: Feed, *, batch: int) -> np.ndarray:
 def latencies(
     files: Mapping[str, Path], feeds: Sequence[Feed], *, threads: int, seconds: float
 ) -> dict[str, np.ndarray]:
-    """Medians in ms of each file's blocks, [rounds]; every round runs each file once, the order turned round."""
+    """Medians in ms of each file's blocks, [rounds]; every round runs each file once, in an order of its own."""
     with contextlib.ExitStack() as stack:
         kinds = {name: runtime(file) for name, file in files.items()}
         running = stack.enter_context(workers(kinds, threads=threads, timeout_s=120))
@@ -70,9 +70,12 @@ def latencies(
             runs[name] = max(1, min(500, int(1e3 * _BLOCK_SECONDS / warm["run_ms"])))
         times: dict[str, list[float]] = {name: [] for name in files}
         order = list(files)
+        draws = np.random.default_rng(0)
         spent = 0.0
         for turn in range(10_000):
-            for name in order if turn % 2 == 0 else order[::-1]:
+            # Drawn anew: nobody always follows the same file, and nobody follows itself, which would find its caches warm.
+            order = _another(order, draws)
+            for name in order:
                 request: dict[str, Any] = {"k": runs[name], "settle": max(1, runs[name] // 4), "offset": turn}
                 _, timed = running[name].ask_arrays("block", **request)
                 spent += 1.25e-9 * float(timed["durations_ns"].sum())
@@ -80,6 +83,15 @@ def latencies(
             if spent > seconds:
                 break
     return {name: np.array(values) for name, values in times.items()}
+
+
+def _another(order: list[str], draws: np.random.Generator) -> list[str]:
+    last = order[-1]
+    while len(order) > 1:
+        order = [order[k] for k in draws.permutation(len(order))]
+        if order[0] != last:
+            break
+    return order
 
 
 def speed(base: np.ndarray, times: np.ndarray, *, resamples: int = 2000) -> tuple[float, float, float]:
