@@ -73,7 +73,7 @@ def latencies(
         draws = np.random.default_rng(0)
         spent = 0.0
         for turn in range(10_000):
-            # Drawn anew: nobody always follows the same file, and nobody follows itself, which would find its caches warm.
+            # Nobody always follows the same file, and nobody itself: that would find its caches warm.
             order = _another(order, draws)
             for name in order:
                 request: dict[str, Any] = {"k": runs[name], "settle": max(1, runs[name] // 4), "offset": turn}
