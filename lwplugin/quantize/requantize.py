@@ -33,7 +33,7 @@ def requantized(
     *,
     limit: int,
     rule: Rule = RULES["compensated"],
-    ridge: Ridge = 1e-2,
+    ridge: Ridge = "auto",
 ) -> nn.Module:
     """A copy of ``quantized`` with the same scales and ranges and other integers and biases.
 
