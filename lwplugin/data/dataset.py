@@ -113,7 +113,7 @@ def from_arrays(
     }
     digest = _digest(splits, calibration_examples, seed, duplicates, short_texts)
     parts = Parts(train=splits["train"], calibration=splits["calibration"], test=splits["test"])
-    data = _assemble(parts, made, calibration_examples, seed, duplicates, digest, None)
+    data = _assemble(parts, made, calibration_examples, seed, duplicates, digest)
     return replace(data, short_texts=short_texts)
 
 
@@ -141,11 +141,12 @@ def _read(spec: DataSpec, task: Task, digest: str) -> Data:
         token_labels=task.name == "token_classification",
     )
     parts = spec.reader.read(spec.options, request)
-    if isinstance(parts, Data):
-        data = replace(parts, digest=digest, spec=spec)
-    else:
-        data = _assemble(parts, task, spec.calibration, spec.seed, spec.duplicates, digest, spec)
-    return replace(data, short_texts=spec.short_texts)
+    data = (
+        parts
+        if isinstance(parts, Data)
+        else _assemble(parts, task, spec.calibration, spec.seed, spec.duplicates, digest)
+    )
+    return replace(data, digest=digest, spec=spec, short_texts=spec.short_texts)
 
 
 def as_reader(value: Any) -> Reader:
@@ -185,13 +186,12 @@ def _assemble(
     seed: int,
     duplicates: str,
     digest: str,
-    spec: DataSpec | None,
 ) -> Data:
     splits = {
         name: split if split is None else _ready(split, task)
         for name, split in partition(parts, calibration=calibration, seed=seed, duplicates=duplicates).items()
     }
-    return Data(task, splits["train"], splits["calibration"], splits["test"], digest=digest, spec=spec)
+    return Data(task, splits["train"], splits["calibration"], splits["test"], digest=digest)
 
 
 def _ready(split: Split, task: Task) -> Split:

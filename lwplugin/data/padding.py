@@ -13,11 +13,17 @@ def attention_mask(inputs: Inputs) -> Tensor | None:
     return mask.bool() if mask is not None and mask.ndim == 2 else None
 
 
+def mask_over(x: Tensor, valid: Tensor | None) -> Tensor | None:
+    """``valid`` where ``x`` lies, if ``x`` is [examples, tokens, features] of the tokens it is about; else None."""
+    if valid is None or x.ndim != 3 or x.shape[:2] != valid.shape:
+        return None
+    return valid.to(x.device)
+
+
 def real_tokens(x: Tensor, valid: Tensor | None) -> Tensor:
     """The rows [tokens, features] of ``x`` [examples, tokens, features] that are no padding.
 
-    ``x`` itself where it has another shape than ``valid``, or there is no such mask.
+    ``x`` itself where ``valid`` is not about it.
     """
-    if valid is None or x.ndim != 3 or x.shape[:2] != valid.shape:
-        return x
-    return x[valid.to(x.device)]
+    mask = mask_over(x, valid)
+    return x if mask is None else x[mask]

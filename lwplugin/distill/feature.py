@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Batch, call
+from lwplugin.data.padding import attention_mask, mask_over
 from lwplugin.distill.attention_matrices import attending, attentive, matrices_distance
 from lwplugin.distill.base import Lesson, Method
 from lwplugin.distill.config import SoftConfig
@@ -144,10 +145,8 @@ def hint(given: Tensor, wanted: Tensor) -> Tensor:
 
 def real_tokens(batch: Batch, values: Tensor) -> Tensor | None:
     """[n, tokens, 1], 0 where a sequence of token ids was padded; None where nothing says so."""
-    mask = batch.inputs.get("attention_mask") if isinstance(batch.inputs, dict) else None
-    if mask is None or values.ndim != 3 or mask.shape != values.shape[:2]:
-        return None
-    return mask.unsqueeze(-1).to(values)
+    mask = mask_over(values, attention_mask(batch.inputs))
+    return None if mask is None else mask.unsqueeze(-1).to(values)
 
 
 def means(values: Tensor) -> Tensor:

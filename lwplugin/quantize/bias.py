@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Batch, call
-from lwplugin.data.padding import attention_mask
+from lwplugin.data.padding import attention_mask, mask_over
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QuantLayer, QuantLinear
 
@@ -80,8 +80,9 @@ def bias_corrected(reference: nn.Module, quantized: nn.Module, batches: Iterable
 def _channel_means(layer: nn.Module, output: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     """[channels], of texts the mean over each one's tokens first: a long one counts no more than a short one."""
     if isinstance(layer, QuantLinear | nn.Linear):
-        if valid is not None and output.ndim == 3 and output.shape[:2] == valid.shape:
-            shares = valid / valid.sum(1, keepdim=True).clamp_min(1) / max(len(valid), 1)
+        mask = mask_over(output, valid)
+        if mask is not None:
+            shares = mask / mask.sum(1, keepdim=True).clamp_min(1) / max(len(mask), 1)
             return torch.einsum("nt,ntc->c", shares.to(output), output)
         return output.reshape(-1, output.shape[-1]).mean(0)
     return output.transpose(0, 1).reshape(output.shape[1], -1).mean(1)

@@ -99,15 +99,21 @@ def test_failure_leaves_nothing_and_keeps_the_checkpoint(tmp_path: Path) -> None
     assert not (tmp_path / "work" / KEY).exists()
 
 
-@pytest.mark.parametrize("damage", ["change", "extra", "manifest", "truncate"])
-def test_damaged_result_counts_as_absent_and_is_kept_aside(
-    tmp_path: Path, damage: str, heard: pytest.LogCaptureFixture
-) -> None:
-    store = Store(tmp_path)
+def holding_one(root: Path) -> tuple[Store, Path]:
+    """A store and what it holds under KEY."""
+    store = Store(root)
     with store.put(KEY) as place:
         (place / "file").write_text("good")
     found = store.get(KEY)
     assert found is not None
+    return store, found
+
+
+@pytest.mark.parametrize("damage", ["change", "extra", "manifest", "truncate"])
+def test_damaged_result_counts_as_absent_and_is_kept_aside(
+    tmp_path: Path, damage: str, heard: pytest.LogCaptureFixture
+) -> None:
+    store, found = holding_one(tmp_path)
     if damage == "change":
         (found / "file").write_text("evil")
     elif damage == "extra":
@@ -127,11 +133,7 @@ def test_damaged_result_counts_as_absent_and_is_kept_aside(
 def test_a_damaged_result_that_cannot_be_moved_is_absent_too(
     tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
-    store = Store(tmp_path)
-    with store.put(KEY) as place:
-        (place / "file").write_text("good")
-    found = store.get(KEY)
-    assert found is not None
+    store, found = holding_one(tmp_path)
     (found / "file").write_text("evil")
     (tmp_path / "damaged").write_text("no folder")
     assert store.get(KEY) is None
