@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +109,8 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, as_writte
             if as_written:
                 model = openvino.Core().read_model(str(onnx_file))
             else:
-                model = openvino.convert_model(str(onnx_file), share_weights=False)
+                with _root_logger_kept():
+                    model = openvino.convert_model(str(onnx_file), share_weights=False)
         except Exception as error:
             raise ExportError(
                 "OpenVINO cannot convert this model",
@@ -117,6 +121,18 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, as_writte
     for key in sorted(told):
         model.set_rt_info(told[key], ["lwplugin", key.removeprefix("lwplugin.")])
     openvino.save_model(model, str(file), compress_to_fp16=False)
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """A conversion that fails leaves the root logger at ERROR, and everyone's warnings would be lost."""
+    root = logging.root
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
 
 
 def _name_by_place(model: openvino.Model) -> None:

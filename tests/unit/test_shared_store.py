@@ -174,7 +174,7 @@ def test_a_step_ends_well_and_is_sent_later_though_s3_cannot_be_reached(
 
 
 def test_without_room_for_the_archive_the_result_is_kept_and_sent_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, heard: pytest.LogCaptureFixture
 ) -> None:
     store = SharedStore(tmp_path / "here", str(tmp_path / "shared"))
     with Store(store.root).put(KEY) as place:
@@ -184,7 +184,7 @@ def test_without_room_for_the_archive_the_result_is_kept_and_sent_later(
     (store.root / "tmp").rmdir()
     (store.root / "tmp").write_text("no folder")
     assert store.get(KEY) is not None
-    assert "not shared for now" in caplog.text
+    assert "not shared for now" in heard.text
     (store.root / "tmp").unlink()
     assert store.get(KEY) is not None
     assert SharedStore(tmp_path / "there", str(tmp_path / "shared")).get(KEY) is not None

@@ -106,7 +106,7 @@ def test_an_empty_registry_says_so(sqlite_uri: str) -> None:
 
 
 def test_a_server_that_is_away_is_waited_for_aloud_and_an_error_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, heard: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -115,7 +115,7 @@ def test_a_server_that_is_away_is_waited_for_aloud_and_an_error_without_its_pass
     ) as caught:
         registry.resolve("models:/digits/1", tracking_uri="http://me:hunter2@127.0.0.1:9")
     assert "hunter2" not in str(caught.value)
-    told = [record.getMessage() for record in caplog.records if record.name == "lwplugin"]
+    told = [record.getMessage() for record in heard.records if record.name == "lwplugin"]
     assert told == ["MLflow does not answer; it is asked again for some minutes"]
 
 

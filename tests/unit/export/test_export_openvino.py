@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -255,9 +256,11 @@ def test_a_graph_that_openvino_cannot_read_is_refused_with_its_reason(
         return graph
 
     monkeypatch.setattr(onnx_format, "graph_of", with_an_unknown_operator)
+    level = logging.root.level
     with pytest.raises(ExportError, match="OpenVINO cannot convert"):
         export(trained_net, digits_data, format="openvino", path=tmp_path)
     assert not (tmp_path / "export.json").exists()
+    assert logging.root.level == level
 
 
 def test_without_the_package_the_extra_is_named(
