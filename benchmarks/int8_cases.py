@@ -85,12 +85,9 @@ def judged_vectors(labels: np.ndarray, got: Outputs, wanted: Outputs, *, skip: i
     from real_models import CLASSES, judged
 
     anchors = got["prompts"].reshape(len(TEMPLATES), len(CLASSES), -1)
-    found = [judged(got["test"], labels, each) for each in anchors]
-    return {
-        "logistic head": f"{found[0][0]:.2%}",
-        "zero-shot": f"{np.mean([zero_shot for _, zero_shot in found]):.2%}",
-        "cosine": f"{(got['test'] * wanted['test'])[skip:].sum(1).mean():.4f}",
-    }
+    cosine = (got["test"] * wanted["test"])[skip:].sum(1).mean()
+    shares = {name: f"{share:.2%}" for name, share in judged(got["test"], labels, anchors).items()}
+    return {**shares, "cosine": f"{cosine:.4f}"}
 
 
 def minilm(options: argparse.Namespace) -> Case:

@@ -4,8 +4,7 @@
     python benchmarks/prune_minilm.py --epochs 4
 
 192 unlabelled articles of BBC News calibrate, half of them cut short as `Data.to_fit` does, and the other 2,033 judge
-(`real_models.py` says what to install): a logistic head and class centroids made from every second of them and tried on
-the rest, each model's own vectors; zero-shot against sentences about the class names, the mean over the prompt sets of
+(`real_models.py` says what to install and how): a logistic head, class centroids, zero-shot against the prompt sets of
 `int8_cases.py`. torch-pruning's Taylor takes random projections of the model's own answers, since there are no labels.
 With `--epochs` every row is then trained for so long against the parent's answers on the calibration articles.
 """
@@ -99,18 +98,6 @@ def vectors(module: nn.Module, arrays: dict[str, np.ndarray]) -> np.ndarray:
     return torch.cat([module(i, m) for i, m in zip(ids.split(32), mask.split(32), strict=True)]).numpy()
 
 
-def judge(found: np.ndarray, anchors: np.ndarray, labels: np.ndarray, skip: int) -> dict[str, float]:
-    scores = [judged(found, labels, each, skip=skip) for each in anchors]
-    x, y = found[skip:], labels[skip:]
-    centroids = np.stack([x[::2][y[::2] == k].mean(0) for k in range(len(CLASSES))])
-    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
-    return {
-        "head": scores[0][0],
-        "centroid": float(((x[1::2] @ centroids.T).argmax(1) == y[1::2]).mean()),
-        "zero-shot": float(np.mean([zero for _, zero in scores])),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -142,13 +129,12 @@ def main() -> None:
         found = vectors(module, arrays)
         anchors = vectors(module, questions).reshape(len(TEMPLATES), len(CLASSES), -1)
         wanted = found if name == "float" else wanted
-        scores = judge(found, anchors, labels, options.calibration)
+        scores = judged(found, labels, anchors, skip=options.calibration)
         after = cost(module, data.example(1))
         cosine = float((found * wanted)[options.calibration :].sum(1).mean())
         print(
             f"| {name} | {1 - after.params / before.params:.0%} | {1 - after.macs / before.macs:.0%} "
-            f"| {scores['head']:.2%} | {scores['centroid']:.2%} | {scores['zero-shot']:.2%} | {cosine:.4f} "
-            f"| {seconds:.0f} |",
+            f"| {' | '.join(f'{score:.2%}' for score in scores.values())} | {cosine:.4f} | {seconds:.0f} |",
             flush=True,
         )
 
