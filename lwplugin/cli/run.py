@@ -46,8 +46,18 @@ def open_store(store: Path | None) -> Store:
     return shared_store.open_store(store)
 
 
-def plan_of(recipe: Path, model: str | None, tracking_uri: str | None, *, at_start: bool = False) -> Plan:
-    """Read the recipe, ask the registry which version it means (``at_start``: ask nobody yet), and plan."""
+def plan_of(
+    recipe: Path,
+    model: str | None,
+    tracking_uri: str | None,
+    *,
+    at_start: bool = False,
+    examples_here: bool = False,
+) -> Plan:
+    """Read the recipe, ask the registry which version it means (``at_start``: ask nobody yet), and plan.
+
+    ``examples_here``: refuse a data block whose files, columns or function are not on this machine.
+    """
     from lwplugin.pipelines.plan import make_plan
     from lwplugin.recipe import load_recipe
     from lwplugin.registry import Resolved, resolve
@@ -55,6 +65,8 @@ def plan_of(recipe: Path, model: str | None, tracking_uri: str | None, *, at_sta
     loaded = load_recipe(recipe)
     if model is not None:
         loaded = loaded.of_model(model)
+    if examples_here:
+        loaded.data.check(loaded.task)
     if at_start:
         parent = Resolved.unknown(loaded.model)
     else:
@@ -83,7 +95,8 @@ def plan_command(
     recipe: Path, store: Path | None, tracking_uri: str | None, model: str | None, as_json: bool
 ) -> int:
     with only_json(as_json) as out:
-        return _show_plan(plan_of(recipe, model, tracking_uri), open_store(store), as_json, out)
+        plan = plan_of(recipe, model, tracking_uri, examples_here=True)
+        return _show_plan(plan, open_store(store), as_json, out)
 
 
 def _show_plan(plan: Plan, store: Store, as_json: bool, out: Any) -> int:
@@ -151,7 +164,9 @@ def run_command(
 ) -> int:
     _check_options(engine, host, again, cron, image, wait)
     with only_json(as_json) as out:
-        plan, place = plan_of(recipe, model, tracking_uri, at_start=cron is not None), open_store(store)
+        here = host is None
+        plan = plan_of(recipe, model, tracking_uri, at_start=cron is not None, examples_here=here)
+        place = open_store(store)
         known = [step.id for step in plan.steps]
         for step_id in again:
             if step_id not in known:

@@ -16,7 +16,7 @@ from lwplugin.data.kept import once
 from lwplugin.data.partition import partition
 from lwplugin.data.readers import DatasetReader, Reader, TensorReader, as_inputs, as_tensor
 from lwplugin.data.short_texts import with_short_texts
-from lwplugin.data.sources.base import Parts, Request
+from lwplugin.data.sources.base import Parts
 from lwplugin.data.spec import DataSpec, TaskSpec
 from lwplugin.data.split import Split
 from lwplugin.data.task import Task, make_task
@@ -134,13 +134,7 @@ def load(
 
 
 def _read(spec: DataSpec, task: Task, digest: str) -> Data:
-    request = Request(
-        source=spec.source,
-        seed=spec.seed,
-        slices=tuple(name for name in spec.slices if name != "label"),
-        token_labels=task.name == "token_classification",
-    )
-    parts = spec.reader.read(spec.options, request)
+    parts = spec.reader.read(spec.options, spec.request(task.name))
     data = (
         parts
         if isinstance(parts, Data)

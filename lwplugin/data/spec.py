@@ -18,8 +18,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from lwplugin.data.foreseen import foresee
 from lwplugin.data.sources import PYTHON_FUNCTION, SOURCES, source_named
-from lwplugin.data.sources.base import Source
+from lwplugin.data.sources.base import Request, Source
 from lwplugin.errors import RecipeError, did_you_mean
 
 TASKS: dict[str, str] = {
@@ -160,6 +161,24 @@ class DataSpec(BaseModel):
             return cls.model_validate(value if isinstance(value, str) else dict(value))
         except ValidationError as error:
             raise recipe_error("data", error) from error
+
+    def request(self, task: str) -> Request:
+        """What is asked of the source for the task of this name."""
+        return Request(
+            source=self.source,
+            seed=self.seed,
+            slices=tuple(name for name in self.slices if name != "label"),
+            token_labels=task == "token_classification",
+        )
+
+    def check(self, task: TaskSpec) -> None:
+        """Refuse what shows without reading an example: absent files, columns, functions, packages.
+
+        Imports no torch, runs nobody's code and loads nothing, so it is over in milliseconds. Raises DataError.
+        """
+        self.reader.check(self.options, self.request(task.name))
+        if ":" in task.name:
+            foresee(task.name, what="task")
 
     @property
     def reader(self) -> Source:

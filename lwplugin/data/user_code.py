@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,15 +19,12 @@ def load_object(reference: str, *, what: str) -> Any:
 
     Raises DataError where the module or the object does not exist.
     """
-    place, name = _parts(reference, what)
+    place, name = reference_parts(reference, what)
     module = _file_module(place, what) if place.endswith(".py") else _named_module(place, what)
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
-            public = [known for known in vars(module) if not known.startswith("_")]
-            raise DataError(
-                f"The {what} '{reference}' is not there", got=f"no '{part}'", do=did_you_mean(part, public)
-            )
+            raise no_object(reference, what, part, vars(module))
         target = getattr(target, part)
     return target
 
@@ -36,23 +34,12 @@ def source_digest(reference: str, *, what: str) -> str:
 
     What that file imports is not followed. (Parent packages of a dotted module are imported.)
     """
-    place, _ = _parts(reference, what)
-    if place.endswith(".py"):
-        path = Path(place)
-        if not path.is_file():
-            raise _no_file(place, what)
-    else:
-        try:
-            spec = importlib.util.find_spec(place)
-        except ModuleNotFoundError as error:
-            raise _no_module(place, what, error) from error
-        if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-            raise _no_module(place, what, None)
-        path = Path(spec.origin)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    place, _ = reference_parts(reference, what)
+    return hashlib.sha256(source_file(place, what).read_bytes()).hexdigest()
 
 
-def _parts(reference: str, what: str) -> tuple[str, str]:
+def reference_parts(reference: str, what: str) -> tuple[str, str]:
+    """(module or file, object). Raises DataError."""
     place, colon, name = reference.rpartition(":")
     if not colon or not place or not name:
         raise DataError(
@@ -61,6 +48,21 @@ def _parts(reference: str, what: str) -> tuple[str, str]:
             do="write 'package.module:name' or 'path/to/file.py:name'",
         )
     return place, name
+
+
+def source_file(place: str, what: str) -> Path:
+    """Where the module or file lies, found without running it. Raises DataError where it is absent."""
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise _no_file(place, what)
+        return Path(place)
+    try:
+        spec = importlib.util.find_spec(place)
+    except ModuleNotFoundError as error:
+        raise _no_module(place, what, error) from error
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise _no_module(place, what, None)
+    return Path(spec.origin)
 
 
 def _named_module(place: str, what: str) -> ModuleType:
@@ -99,6 +101,14 @@ def _no_module(place: str, what: str, error: Exception | None) -> DataError:
         f"The module '{place}' of the {what} cannot be imported",
         got=error,
         do="install it, put its folder on PYTHONPATH, or name the file: 'path/to/file.py:name'",
+    )
+
+
+def no_object(reference: str, what: str, name: str, present: Iterable[str]) -> DataError:
+    """The error for a name that a module has not."""
+    public = [known for known in present if not known.startswith("_")]
+    return DataError(
+        f"The {what} '{reference}' is not there", got=f"no '{name}'", do=did_you_mean(name, public)
     )
 
 

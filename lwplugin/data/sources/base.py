@@ -57,6 +57,11 @@ class Source:
     name: str
     options: type[SourceOptions]
     read: Callable[[Any, Request], Parts | Data]
+    check: Callable[[Any, Request], None]
+    """Refuses what shows without reading an example: a file, column or package that is not there.
+
+    Imports no torch and runs nobody's code.
+    """
     contents: Callable[[str, Any], Any]
     """(name as written, options) → JSON that changes when the examples change.
 

@@ -26,11 +26,16 @@ def read(options: DigitsOptions, request: Request) -> Parts:
     from lwplugin.data.readers import TensorReader
     from lwplugin.data.split import Split
 
-    no_slices("digits", request)
+    check(options, request)
     images, labels = load_digits(return_X_y=True)
     inputs = torch.from_numpy(images).float().div_(16).reshape(-1, 1, 8, 8)
     whole = Split("digits", TensorReader(inputs, torch.from_numpy(labels).long()))
     return Parts(whole=whole, test_fraction=options.test_fraction)
+
+
+def check(options: DigitsOptions, request: Request) -> None:
+    """Refuses slice columns."""
+    no_slices("digits", request)
 
 
 def contents(source: str, options: DigitsOptions) -> Any:
@@ -43,4 +48,6 @@ def contents(source: str, options: DigitsOptions) -> Any:
     return {"scikit-learn": version("scikit-learn"), **options.model_dump()}
 
 
-SOURCE: Source = Source("digits", DigitsOptions, read, contents, "scikit-learn's 8×8 handwritten digits")
+SOURCE: Source = Source(
+    "digits", DigitsOptions, read, check, contents, "scikit-learn's 8×8 handwritten digits"
+)

@@ -36,7 +36,7 @@ def read(options: FashionMnistOptions, request: Request) -> Parts:
     from lwplugin.data.readers import TensorReader
     from lwplugin.data.split import Split
 
-    no_slices("fashion_mnist", request)
+    check(options, request)
     splits = {}
     for name, limit in (("train", options.n_train), ("test", options.n_test)):
         images, labels = (_idx(_file(options.directory, file)) for file in _FILES[name])
@@ -45,6 +45,14 @@ def read(options: FashionMnistOptions, request: Request) -> Parts:
         scaled = images[:limit].float().div_(255).sub_(MEAN).div_(DEVIATION)
         splits[name] = Split(name, TensorReader(scaled.unsqueeze_(1), labels[:limit].long()))
     return Parts(train=splits["train"], test=splits["test"])
+
+
+def check(options: FashionMnistOptions, request: Request) -> None:
+    """Refuses slice columns and absent files."""
+    no_slices("fashion_mnist", request)
+    for pair in _FILES.values():
+        for file in pair:
+            _file(options.directory, file)
 
 
 def contents(source: str, options: FashionMnistOptions) -> Any:
@@ -79,5 +87,5 @@ def _idx(path: Path) -> torch.Tensor:
 
 
 SOURCE: Source = Source(
-    "fashion_mnist", FashionMnistOptions, read, contents, "Fashion-MNIST from idx.gz files"
+    "fashion_mnist", FashionMnistOptions, read, check, contents, "Fashion-MNIST from idx.gz files"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,20 +48,12 @@ def read(options: ImageFolderOptions, request: Request) -> Parts:
     from lwplugin.data.sources.image_reader import ImageReader
     from lwplugin.data.split import Split
 
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("pillow", extra="images", why="Reading pictures") from error
-    no_slices("image_folder", request)
+    check(options, request)
     roots = _roots(options.path)
     classes = _classes(next(iter(roots.values())))
     splits: dict[str, Split] = {}
     for name, root in roots.items():
-        found = _classes(root)
-        unknown = [label for label in found if label not in classes]
-        if unknown:
-            raise DataError(f"'{root}' has classes that train has not", got=", ".join(unknown))
-        files = [(path, classes.index(label)) for label in found for path in _pictures(root / label)]
+        files = [(path, classes.index(label)) for label in _classes(root) for path in _pictures(root / label)]
         if not files:
             raise DataError(f"No pictures under '{root}'", do=f"known endings: {', '.join(SUFFIXES)}")
         splits[name] = Split(name, ImageReader(files, options))
@@ -71,6 +64,19 @@ def read(options: ImageFolderOptions, request: Request) -> Parts:
         whole=splits.get("whole"),
         test_fraction=options.test_fraction,
     )
+
+
+def check(options: ImageFolderOptions, request: Request) -> None:
+    """Refuses absent folders, classes that only the test has, slice columns, and pictures without Pillow."""
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("pillow", extra="images", why="Reading pictures")
+    no_slices("image_folder", request)
+    roots = _roots(options.path)
+    classes = _classes(next(iter(roots.values())))
+    for root in roots.values():
+        unknown = [label for label in _classes(root) if label not in classes]
+        if unknown:
+            raise DataError(f"'{root}' has classes that train has not", got=", ".join(unknown))
 
 
 def contents(source: str, options: ImageFolderOptions) -> Any:
@@ -108,5 +114,5 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 SOURCE: Source = Source(
-    "image_folder", ImageFolderOptions, read, contents, "pictures in one folder per class"
+    "image_folder", ImageFolderOptions, read, check, contents, "pictures in one folder per class"
 )

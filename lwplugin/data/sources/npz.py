@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,20 @@ def read(options: NpzOptions, request: Request) -> Parts:
     )
 
 
+def check(options: NpzOptions, request: Request) -> None:
+    """Refuses absent files, and archives without the arrays asked for."""
+    inputs = (options.x,) if isinstance(options.x, str) else options.x
+    targets = () if options.y is None else (options.y,)
+    for path in (options.path, options.train, options.test, options.calibration_file):
+        if path is None:
+            continue
+        with _archive(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        for key in (*inputs, *targets, *request.slices):
+            if key not in names:
+                raise _no_array(path, key, names)
+
+
 def contents(source: str, options: NpzOptions) -> Any:
     """The files' digests and which arrays are read."""
     files = {
@@ -81,18 +96,33 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     import numpy as np
 
-    if not path.is_file():
-        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _archive(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             mapped = {member.filename[:-4]: _map(path, member) for member in members}
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] if array is None else array for name, array in mapped.items()}
     except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-        raise DataError(
-            f"'{path}' cannot be read as an npz archive", got=error, do="write it with np.savez, numbers only"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"'{path}' cannot be read as an npz archive", got=error, do="write it with np.savez, numbers only"
+    )
+
+
+def _no_array(path: Path, key: str, present: Iterable[str]) -> DataError:
+    return DataError(f"'{path}' has no array '{key}'", do=did_you_mean(key, present))
 
 
 def _split(name: str, path: Path, options: NpzOptions, columns: tuple[str, ...]) -> Split:
@@ -105,7 +135,7 @@ def _split(name: str, path: Path, options: NpzOptions, columns: tuple[str, ...])
 
     def array(key: str) -> np.ndarray:
         if key not in arrays:
-            raise DataError(f"'{path}' has no array '{key}'", do=did_you_mean(key, arrays))
+            raise _no_array(path, key, arrays)
         return arrays[key]
 
     inputs = array(options.x) if isinstance(options.x, str) else {key: array(key) for key in options.x}
@@ -137,5 +167,5 @@ def _map(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
 
 
 SOURCE: Source = Source(
-    "npz", NpzOptions, read, contents, "arrays in .npz files, memory-mapped where uncompressed"
+    "npz", NpzOptions, read, check, contents, "arrays in .npz files, memory-mapped where uncompressed"
 )

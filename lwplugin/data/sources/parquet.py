@@ -96,6 +96,20 @@ def read(options: ParquetOptions, request: Request) -> Parts:
     )
 
 
+def check(options: ParquetOptions, request: Request) -> None:
+    """Refuses absent files, and columns that the first file of a folder has not."""
+    label = () if options.label is None else (options.label,)
+    for path in (options.path, options.train, options.test, options.calibration_file):
+        if path is None:
+            continue
+        first = _files(path)[0]
+        with open_parquet(first) as opened:
+            present = opened.schema_arrow.names
+        for name in (*options.columns, *label, *request.slices):
+            if name not in present:
+                raise missing_column(first, name, present)
+
+
 def contents(source: str, options: ParquetOptions) -> Any:
     """The files' digests and which columns are read."""
     roles = ("path", "train", "test", "calibration_file")
@@ -103,7 +117,8 @@ def contents(source: str, options: ParquetOptions) -> Any:
     for role in roles:
         path = getattr(options, role)
         if path is not None:
-            files[role] = tree_digest(path, _files(path)) if path.is_dir() else file_digest(path)
+            held = _files(path)
+            files[role] = tree_digest(path, held) if path.is_dir() else file_digest(path)
     return {"files": files, **options.model_dump(mode="json", exclude=set(roles))}
 
 
@@ -114,13 +129,16 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def need_pyarrow() -> Any:
-    """The module pyarrow.parquet. Raises MissingExtraError."""
+def open_parquet(path: Path) -> Any:
+    """The pyarrow.parquet.ParquetFile, memory-mapped. Raises MissingExtraError, and DataError for what is none."""
     try:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", extra="parquet", why="Reading parquet files") from error
-    return pyarrow.parquet
+    try:
+        return pyarrow.parquet.ParquetFile(path, memory_map=True)
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read as parquet", got=error, do="check the file") from error
 
 
 def missing_column(path: Path, name: str, present: list[str]) -> DataError:
@@ -129,5 +147,5 @@ def missing_column(path: Path, name: str, present: list[str]) -> DataError:
 
 
 SOURCE: Source = Source(
-    "parquet", ParquetOptions, read, contents, "columns of parquet files, streamed by row group"
+    "parquet", ParquetOptions, read, check, contents, "columns of parquet files, streamed by row group"
 )

@@ -11,7 +11,7 @@ import torch
 
 from lwplugin.data.batch import Inputs
 from lwplugin.data.readers import Reader, Rows, as_tensor
-from lwplugin.data.sources.parquet import missing_column, need_pyarrow
+from lwplugin.data.sources.parquet import missing_column, open_parquet
 from lwplugin.errors import DataError
 
 
@@ -33,7 +33,6 @@ class ParquetReader(Reader):
         shape: tuple[int, ...] | None,
         shuffle_rows: int,
     ) -> None:
-        parquet = need_pyarrow()
         self._files = files
         self._features = features
         self._targets = None if targets is None else as_tensor(targets)
@@ -42,7 +41,7 @@ class ParquetReader(Reader):
         self._groups: list[tuple[int, int]] = []
         sizes = []
         for number, path in enumerate(files):
-            metadata = _open(parquet, path)
+            metadata = open_parquet(path)
             names = metadata.schema_arrow.names
             for feature in features:
                 if feature not in names:
@@ -126,7 +125,7 @@ class ParquetReader(Reader):
 
     def _values_of_group(self, group: int) -> dict[str, torch.Tensor]:
         file, number = self._groups[group]
-        opened = _open(need_pyarrow(), self._files[file])
+        opened = open_parquet(self._files[file])
         table = opened.read_row_group(number, columns=list(self._features))
         opened.close()
         return {name: _values(table.column(name), name, self._files[file]) for name in self._features}
@@ -136,10 +135,9 @@ def column(files: list[Path], name: str) -> np.ndarray:
     """One whole column of several files. Raises DataError for a missing column or missing values."""
     import pyarrow
 
-    parquet = need_pyarrow()
     parts = []
     for path in files:
-        opened = _open(parquet, path)
+        opened = open_parquet(path)
         if name not in opened.schema_arrow.names:
             raise missing_column(path, name, opened.schema_arrow.names)
         values = opened.read(columns=[name]).column(name)
@@ -154,13 +152,6 @@ def column(files: list[Path], name: str) -> np.ndarray:
             values = values.combine_chunks().dictionary_decode()
         parts.append(_array(values, name, path))
     return np.concatenate(parts)
-
-
-def _open(parquet: Any, path: Path) -> Any:
-    try:
-        return parquet.ParquetFile(path, memory_map=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read as parquet", got=error, do="check the file") from error
 
 
 def _values(chunked: Any, name: str, path: Path) -> torch.Tensor:

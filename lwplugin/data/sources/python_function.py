@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from lwplugin.data.foreseen import foresee
 from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions
 from lwplugin.data.user_code import load_object, source_digest
 from lwplugin.errors import DataError, did_you_mean
@@ -58,6 +59,11 @@ def read(options: PythonFunctionOptions, request: Request) -> Parts | Data:
     return Parts(whole=whole, test_fraction=options.test_fraction)
 
 
+def check(options: PythonFunctionOptions, request: Request) -> None:
+    """Refuses a file or module that is not there or does not name the function, and arguments it does not take."""
+    foresee(request.source, what="data source", arguments=options.args)
+
+
 def contents(source: str, options: PythonFunctionOptions) -> Any:
     """The source of the file the function is in, and its arguments. What it reads is not followed."""
     return {
@@ -99,4 +105,6 @@ def _no_columns(request: Request, slices: Mapping[str, Any]) -> None:
             )
 
 
-SOURCE: Source = Source("module:function", PythonFunctionOptions, read, contents, "a function of your own")
+SOURCE: Source = Source(
+    "module:function", PythonFunctionOptions, read, check, contents, "a function of your own"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, file_digest, tree_digest
 from lwplugin.data.sources.labels import class_names, encode
 from lwplugin.data.sources.npz import check_files
-from lwplugin.data.sources.text_files import Texts, read_texts, text_files
+from lwplugin.data.sources.text_files import Texts, check_texts, read_texts, text_files
 from lwplugin.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def read(options: TextOptions, request: Request) -> Parts:
     from lwplugin.data.sources.token_reader import TokenReader
     from lwplugin.data.split import Split
 
+    check(options, request)
     tokenizer = _tokenizer(options.tokenizer)
     roles = {
         "train": options.train,
@@ -96,6 +98,21 @@ def read(options: TextOptions, request: Request) -> Parts:
     )
 
 
+def check(options: TextOptions, request: Request) -> None:
+    """Refuses absent files, a first row without the columns asked for, and no tokenizer."""
+    if not options.tokenizer.is_dir():
+        raise DataError(
+            f"The tokenizer directory '{options.tokenizer}' does not exist",
+            do="save one there with tokenizer.save_pretrained(directory)",
+        )
+    if importlib.util.find_spec("transformers") is None:
+        raise MissingExtraError("transformers", extra="text", why="Reading texts")
+    for role in _ROLES:
+        path = getattr(options, role)
+        if path is not None:
+            check_texts(path, options.text, options.label, options.encoding, request.slices)
+
+
 def contents(source: str, options: TextOptions) -> Any:
     """Digests of the texts and of the tokenizer's files."""
     files = {}
@@ -117,15 +134,8 @@ def _of_tokenizer(path: Path) -> bool:
 
 
 def _tokenizer(directory: Path) -> Any:
-    if not directory.is_dir():
-        raise DataError(
-            f"The tokenizer directory '{directory}' does not exist",
-            do="save one there with tokenizer.save_pretrained(directory)",
-        )
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingExtraError("transformers", extra="text", why="Reading texts") from error
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -157,4 +167,4 @@ def _targets(
     return encode(np.asarray(texts.labels), classes, where)
 
 
-SOURCE: Source = Source("text", TextOptions, read, contents, "texts through a local tokenizer")
+SOURCE: Source = Source("text", TextOptions, read, check, contents, "texts through a local tokenizer")
