@@ -18,6 +18,7 @@ from lwplugin.artifact import canonical_json, digest_directory, digest_file, dig
 from lwplugin.errors import LwpluginError, ModelError, StoreError
 from lwplugin.model import tensors as files
 from lwplugin.model.adopt import adopt, unwrapped
+from lwplugin.model.batch_statistics import warn_of_batch_statistics
 from lwplugin.model.difference import Changes, compare, diff
 from lwplugin.model.origin import InMemoryOrigin, Origin, read_origin
 from lwplugin.model.plain_weights import to_plain_weights
@@ -181,7 +182,8 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
 
     ``origin`` says how to build the unmodified module. Without it, a class that builds the same structure
     with no arguments is its own factory, and a Sequential of listed layers needs none. Otherwise the model
-    can be worked on and measured, and saving says what to pass.
+    can be worked on and measured, and saving says what to pass. A BatchNorm without running statistics brings a
+    ModelWarning, as its answers depend on the batch.
     """
     if isinstance(model, LightModel):
         if origin is not None and origin != model.origin:
@@ -198,6 +200,7 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
     found, skeleton = adopt(module, origin)
     if to_plain_weights(module) and isinstance(found, InMemoryOrigin):
         found, skeleton = adopt(module, origin)
+    warn_of_batch_statistics(module, stacklevel=2)
     return LightModel(module=module, origin=found, skeleton=skeleton)
 
 

@@ -16,6 +16,7 @@ from torch.nn.utils import prune as masks
 
 import lwplugin
 from lwplugin.errors import MethodError, ModelError
+from lwplugin.model.batch_statistics import ModelWarning
 from lwplugin.model.origin import MlflowOrigin
 from lwplugin.model.trace import tensors_of
 
@@ -90,6 +91,22 @@ def test_a_hook_that_the_named_origin_does_not_make_is_refused() -> None:
         ModelError, match="Hooks were hung on the model that its origin does not make: got 1 on 'head'"
     ):
         lwplugin.light(net, origin=lwplugin.FactoryOrigin("light_nets:Normed"))
+
+
+def test_norms_without_running_statistics_are_told_where_a_model_is_taken_in(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    net = plain()
+    net.insert(1, nn.BatchNorm2d(8))
+    net.insert(2, nn.InstanceNorm2d(8))
+    lwplugin.light(net)
+    assert not recwarn
+    net[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.warns(
+        ModelWarning, match=r"'1' normalises by the statistics of each batch.*GroupNorm"
+    ) as told:
+        lwplugin.light(net)
+    assert told[0].filename == __file__
 
 
 def sparse() -> nn.Module:
