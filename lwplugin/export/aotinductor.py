@@ -13,7 +13,8 @@ import torch
 from lwplugin.errors import ExportError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.parity import check
-from lwplugin.export.source import OUTPUT, described, facts, root_cause
+from lwplugin.export.source import OUTPUT, described, facts
+from lwplugin.export.torch_errors import quiet, root_cause
 from lwplugin.export.torch_export import float_program
 
 if TYPE_CHECKING:
@@ -63,9 +64,10 @@ def _compile(program: torch.export.ExportedProgram, file: Path, told: dict[str, 
         before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         try:
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(file), inductor_configs=settings
-            )
+            with quiet():
+                torch._inductor.aoti_compile_and_package(
+                    program, package_path=str(file), inductor_configs=settings
+                )
         except Exception as error:
             raise ExportError(
                 "AOTInductor cannot compile this model",

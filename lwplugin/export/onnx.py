@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +16,8 @@ from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
 from lwplugin.export.parity import check
-from lwplugin.export.source import OUTPUT, OneOutput, described, facts, root_cause
+from lwplugin.export.source import OUTPUT, OneOutput, described, facts
+from lwplugin.export.torch_errors import quiet, root_cause
 from lwplugin.quantize.layers import QuantLayer
 
 if TYPE_CHECKING:
@@ -132,7 +129,7 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
     # Two examples: a batch of one would be taken as a constant.
     arguments = tuple(tensor[:2].contiguous() for tensor in named.values())
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 wrapper,
                 arguments,
@@ -145,10 +142,14 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
                 verbose=False,
             )
     except Exception as error:
+        cause = root_cause(error)
+        unknown = "No ONNX function" in cause
         raise ExportError(
             "torch cannot export this model to ONNX",
-            got=root_cause(error),
-            do="keep data-dependent control flow and shapes out of forward, and let the batch size vary",
+            got=cause,
+            do="compute it with other operators, or export format 'torch_export'"
+            if unknown
+            else "keep data-dependent control flow and shapes out of forward, and let the batch size vary",
         ) from error
     if program is None:
         raise ExportError("torch exported nothing", do="report the model's layer types")
@@ -208,18 +209,3 @@ def _need_packages() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingExtraError(package, extra="onnx", why="Exporting to ONNX")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # The optimizer says of constants that it does not fold that they failed; the file is compared afterwards.
-    levels = {name: logging.getLogger(name).level for name in ("torch.onnx", "onnxscript.optimizer")}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -18,7 +18,8 @@ from lwplugin.export import onnx as source
 from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_quantized import SCHEMES
 from lwplugin.export.parity import check
-from lwplugin.export.source import OUTPUT, described, facts, root_cause
+from lwplugin.export.source import OUTPUT, described, facts
+from lwplugin.export.torch_errors import root_cause
 from lwplugin.quantize.encodings import Encoding, Groups, Half
 from lwplugin.quantize.packed import PackedLayer
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from lwplugin.errors import ExportError
-from lwplugin.export.source import root_cause
+from lwplugin.export.torch_errors import quiet, root_cause
 
 Arguments = tuple[torch.Tensor, ...]
 
@@ -26,8 +25,7 @@ def to_program(
     # A module that takes *inputs has them as one tuple; a program's graph has each by itself.
     shapes = (free if isinstance(module, fx.GraphModule) else (free,)) if dynamic else None
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with quiet(), torch.no_grad():
             return torch.export.export(module, arguments, dynamic_shapes=shapes)
     except Exception as error:
         raise ExportError(

@@ -52,11 +52,3 @@ def facts(light: LightModel) -> dict[str, str]:
     if light.task:
         found["lwplugin.task"] = json.dumps(light.task, sort_keys=True)
     return found
-
-
-def root_cause(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom of a chain of exceptions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -53,7 +53,7 @@ def run(name: str, job: dict[str, Any], *, why: str, timeout_s: float = _TIMEOUT
     if "refused" in answer:
         raise ExportError(
             f"{why}: the converter cannot take this model",
-            got=answer["refused"],
+            got=answer["refused"].partition(" While executing ")[0],  # then torch.fx shows its graph
             do="export format 'onnx' or 'openvino' instead, or leave out the operator it names",
         )
     return answer
