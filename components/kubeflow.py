@@ -180,6 +180,7 @@ def export(
     task: dict = {"name": "classification"},  # noqa: B006
     format: str = "onnx",  # noqa: A002
     batch: int = 0,
+    corruptions: list = [],  # noqa: B006
 ) -> None:
     """Write a bundle in a deployment format, compared with the torch model on real inputs.
 
@@ -189,6 +190,7 @@ def export(
         task: A recipe's task.
         format: The deployment format.
         batch: Examples of one inference, for formats whose files run one number of them; 0: not said.
+        corruptions: Corrupted copies that will be measured later, refused here where the examples cannot have them.
 
     Returns:
         exported: The file, its description and its cost.
@@ -196,7 +198,7 @@ def export(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config: dict = {"format": format, "data": data, "task": task}
+    config: dict = {"format": format, "data": data, "task": task, "corruptions": corruptions}
     if batch:  # KFP's own runner takes no null
         config["batch"] = batch
     run_task("export", config, {"bundle": bundle}, exported, metrics)

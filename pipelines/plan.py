@@ -118,8 +118,10 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     }
     steps = [PlannedStep("pull", "pull", {"version": version, "tracking_uri": tracking_uri}, inputs={})]
     parents = {_parent_export(target): _file(target) for target in recipe.targets}
-    steps += [  # first, for what cannot be exported or lacks a package shows here in seconds
-        PlannedStep(step, "export", {**file, **shared}, {"bundle": "pull"}) for step, file in parents.items()
+    copies = {"corruptions": [*recipe.measure.corruptions]} if recipe.measure.corruptions else {}
+    steps += [  # first, for what cannot be exported, lacks a package or cannot be measured shows here in seconds
+        PlannedStep(step, "export", {**file, **copies, **shared}, {"bundle": "pull"})
+        for step, file in parents.items()
     ]
     steps += _compress(recipe, shared, tracking_uri)
     light = steps[-1].id

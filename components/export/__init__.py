@@ -21,17 +21,25 @@ class Config(DataConfig):
     batch: int | None = Field(
         None, ge=1, description="examples of one inference, for formats whose files run one number of them"
     )
+    corruptions: tuple[str, ...] = Field(
+        (),
+        description="corrupted copies that will be measured later: refused before anything is compressed where these "
+        "examples cannot have them",
+    )
 
 
 def run(
     config: Config, inputs: Mapping[str, Path], output: Path, *, scratch: Path, progress: Progress
 ) -> None:
     from lwplugin.data import load as load_data
+    from lwplugin.data.corruptions import need_possible
     from lwplugin.export import export
     from lwplugin.model import cost, load
 
     light = load(inputs["bundle"] / "bundle")
     data = load_data(config.data, config.task)
+    if data.test is not None:
+        need_possible(data.test, config.corruptions)
     options = {} if config.batch is None else {"batch": config.batch}
     export(light, data, format=config.format, path=output / "export", progress=progress, **options)
     price = asdict(cost(light.module, data.example(1)))

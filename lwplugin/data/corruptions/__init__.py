@@ -6,10 +6,13 @@ severities follow Hendrycks and Dietterich, 1903.12261. Nothing here imports tor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwplugin.lazy import lazily
 
 if TYPE_CHECKING:
     from lwplugin.data.corruptions.copies import corrupted as corrupted
+    from lwplugin.data.corruptions.copies import need_possible as need_possible
 
 KINDS: dict[str, str] = {
     "noise": "Gaussian noise on every number; on images in parts of their range, clipped to it",
@@ -21,12 +24,4 @@ KINDS: dict[str, str] = {
 }
 SEVERITIES = (1, 2, 3, 4, 5)
 
-__all__ = ["KINDS", "SEVERITIES", "corrupted"]
-
-
-def __getattr__(name: str) -> Any:
-    if name != "corrupted":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lwplugin.data.corruptions.copies import corrupted
-
-    return corrupted
+__getattr__, __all__ = lazily(__name__, {"copies": "corrupted need_possible"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
@@ -26,24 +27,32 @@ def corrupted(split: Split, kind: str, severity: int, *, seed: int = 0) -> Split
 
     Raises RecipeError for an unknown kind or severity, DataError for a kind that these examples cannot have.
     """
-    if kind not in KINDS:
-        raise RecipeError(f"Unknown corruption '{kind}'", do=did_you_mean(kind, KINDS))
     if severity not in SEVERITIES:
         raise RecipeError("A corruption has the severities 1 to 5", got=severity, do="use one of them")
-    if not len(split):
-        raise DataError(f"The {split.name} split is empty", do="add examples")
-    sample = next(split.batches(_SCALE_EXAMPLES)).inputs
-    if kind not in (possible := kinds_for(split.reader, sample)):
-        raise DataError(
-            f"The corruption '{kind}' means nothing to these examples",
-            got=", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in tensors(sample).items()),
-            do=f"use {', '.join(possible)}" if possible else "leave corruptions out",
-        )
+    sample = need_possible(split, [kind], examples=_SCALE_EXAMPLES)
     draws = _Draws(seed, kind, severity)
     if kind == "typos":
         return split.over(_Mistyped(split.reader, severity, draws))
     change = (OF_IMAGES | OF_NUMBERS)[kind]
     return split.over(_Changed(split.reader, change, severity, kind in OF_IMAGES, sample, draws))
+
+
+def need_possible(split: Split, kinds: Sequence[str], *, examples: int = 1) -> Inputs:
+    """The split's first ``examples``. Raises the errors of `corrupted` for a kind that these cannot have."""
+    if not len(split):
+        raise DataError(f"The {split.name} split is empty", do="add examples")
+    sample = next(split.batches(examples)).inputs
+    possible = kinds_for(split.reader, sample)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise RecipeError(f"Unknown corruption '{kind}'", do=did_you_mean(kind, KINDS))
+        if kind not in possible:
+            raise DataError(
+                f"The corruption '{kind}' means nothing to these examples",
+                got=", ".join(f"{name} {tuple(x.shape)} {x.dtype}" for name, x in tensors(sample).items()),
+                do=f"use {', '.join(possible)}" if possible else "leave corruptions out",
+            )
+    return sample
 
 
 def kinds_for(reader: Reader, sample: Inputs) -> list[str]:
