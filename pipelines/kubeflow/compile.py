@@ -12,6 +12,7 @@ from typing import Any
 
 from kfp import compiler, dsl
 from lwplugin.components import kubeflow as components
+from lwplugin.components import kubeflow_beside as beside
 from lwplugin.components import step_named
 from lwplugin.components.carried import complete_config
 from lwplugin.components.kubeflow_task import RESULT
@@ -70,7 +71,7 @@ def pipeline_of(plan: Plan, deployment: Deployment, model: str) -> Any:
 @contextmanager
 def recording_failures(plan: Plan, deployment: Deployment, model: Any) -> Iterator[None]:
     """Whatever fails inside becomes a failed run in the registry."""
-    on_exit = components.record_failure(
+    on_exit = beside.record_failure(
         model=model, recipe_digest=plan.recipe_digest, tracking_uri=plan.tracking_uri or ""
     )
     give(on_exit.set_caching_options(False).set_display_name("record failure"), deployment.of(ALL))

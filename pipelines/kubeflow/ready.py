@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from kfp import compiler, dsl
-from lwplugin.components import kubeflow as components
+from lwplugin.components import kubeflow_beside as beside
 from lwplugin.pipelines.kubeflow.check import check_file
 from lwplugin.pipelines.kubeflow.compile import Deployment, add_steps, pipeline_name, recording_failures
 from lwplugin.pipelines.kubeflow.resources import give
@@ -34,7 +34,7 @@ def compile_retrain(
 
     def pipeline(arguments: dict = given) -> None:
         with recording_failures(plan, deployment, plan.parent.uri):
-            trained = components.train(function=train, arguments=arguments)
+            trained = beside.train(function=train, arguments=arguments)
             give(trained.set_caching_options(False).set_display_name("train"), deployment.of(ALL))
             add_steps(plan, deployment, trained.output)
 
@@ -67,7 +67,7 @@ def compile_fleet_check(
     line = json.dumps(yaml.safe_load(policy))
 
     def pipeline(policy: str = line) -> None:
-        task = components.check_fleet(policy=policy, tracking_uri=tracking_uri, remeasure=remeasure)
+        task = beside.check_fleet(policy=policy, tracking_uri=tracking_uri, remeasure=remeasure)
         give(task.set_caching_options(False).set_display_name("fleet check"), deployment.of(ALL))
 
     _write(pipeline, "lwplugin-fleet-check", file)

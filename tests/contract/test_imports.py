@@ -74,7 +74,11 @@ def test_pipelines_hold_no_machine_learning() -> None:
 
 def test_an_orchestrator_is_known_in_its_own_leaf_only() -> None:
     leaves = {
-        "kfp": [ROOT / "components" / "kubeflow.py", ROOT / "pipelines" / "kubeflow"],
+        "kfp": [
+            ROOT / "components" / "kubeflow.py",
+            ROOT / "components" / "kubeflow_beside.py",
+            ROOT / "pipelines" / "kubeflow",
+        ],
         "prefect": [ROOT / "pipelines" / "prefect"],
         "kubernetes": [ROOT / "components" / "train_job.py"],
     }
