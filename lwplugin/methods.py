@@ -76,6 +76,12 @@ def checked(config: type[BaseModel], options: Mapping[str, Any], *, of: str) -> 
     from pydantic import ValidationError
 
     known = config.model_fields
+    if not isinstance(options, Mapping):
+        raise RecipeError(
+            f"{of[0].upper()}{of[1:]} is a mapping",
+            got=repr(options),
+            do=f"write {{'{next(iter(known))}': …}}",
+        )
     for name in options:
         if name not in known:
             raise RecipeError(

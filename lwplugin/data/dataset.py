@@ -14,7 +14,7 @@ from lwplugin.data.batch import Inputs, tensors
 from lwplugin.data.contents import fingerprint
 from lwplugin.data.kept import once
 from lwplugin.data.partition import partition
-from lwplugin.data.readers import DatasetReader, Reader, TensorReader, as_inputs, as_tensor
+from lwplugin.data.readers import DatasetReader, Reader, TensorReader, as_inputs, as_labels
 from lwplugin.data.short_texts import with_short_texts
 from lwplugin.data.sources.base import Parts
 from lwplugin.data.spec import DataSpec, TaskSpec
@@ -155,7 +155,7 @@ def as_reader(value: Any) -> Reader:
                 do="give several inputs as ((a, b, c), y), or ((a, b, c), None) without targets",
             )
         inputs, targets = value
-        return TensorReader(as_inputs(inputs), None if targets is None else as_tensor(targets))
+        return TensorReader(as_inputs(inputs), None if targets is None else as_labels(targets))
     if isinstance(value, list) and len(value) == 2 and all(np.ndim(part) > 0 for part in value):
         raise DataError(
             "A split must be (x, y) or x alone",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -199,6 +199,19 @@ def as_tensor(value: Any) -> torch.Tensor:
             array = array.astype(np.int64)
         tensor = torch.from_numpy(np.ascontiguousarray(array) if array.flags.writeable else array.copy())
     return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def as_labels(value: Any) -> torch.Tensor:
+    """`as_tensor` of targets. Raises DataError for names, of which only the model's maker knows the numbers."""
+    flat = isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1
+    if flat and isinstance(name := next(iter(value), None), str):
+        raise DataError(
+            "Labels must be numbers",
+            got=f"names such as '{name}'",
+            do="number them as the model's outputs are; np.unique(labels, return_inverse=True)[1] does where these are "
+            "in sorted order",
+        )
+    return as_tensor(value)
 
 
 def as_inputs(value: Any) -> Inputs:

@@ -25,6 +25,7 @@ from lwplugin.factorize.sensitivity import sensitivities
 from lwplugin.factorize.sequence import Seen, in_order
 from lwplugin.factorize.sites import Sites, find_sites, put
 from lwplugin.model.cost import Cost, cost
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, Response, parent_responses, repairable
 from lwplugin.progress import Progress
@@ -183,11 +184,13 @@ def usable(found: Sites, parent: nn.Module, method: Method, config: FactorizeCon
         else:
             names.append(name)
     if not names:
+        quantized = quantized_layers(parent)
         raise MethodError(
             f"Nothing in this model can be factorized by '{method.name}'",
-            got="; ".join(f"{name}: {reason}" for name, reason in list(left_alone.items())[:5])
+            got=quantized
+            or "; ".join(f"{name}: {reason}" for name, reason in list(left_alone.items())[:5])
             or "no layers",
-            do="use another method, prune or quantize",
+            do=BEGIN_BEFORE if quantized else "use another method, prune or quantize",
         )
     return Sites(names, left_alone)
 

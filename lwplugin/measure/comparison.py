@@ -53,10 +53,7 @@ class Comparison(Result):
         speed = self.speedup
         span = f"{speed.low:.3g} to {speed.high:.3g}" if speed.low and speed.high else "no bounds"
         lines = [f"{speed.estimate:.3g} times as fast ({span})" + (", noisy" if self.noisy else "")]
-        for name, side in (("parent", self.baseline), ("candidate", self.candidate)):
-            scores = "".join(f", {metric} {value:.4g}" for metric, value in side.metrics.items())
-            lines.append(f"{name}: {side.size_bytes:,} bytes, p50 {side.latency.p50_ms:.4g} ms{scores}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"parent: {self.baseline}", f"candidate: {self.candidate}"])
 
     @property
     def numbers(self) -> dict[str, float]:

@@ -202,6 +202,11 @@ class Measurement(Result):
     warnings: list[str]
     machine: Machine
 
+    def __str__(self) -> str:
+        """Size, latency and scores in a line; the fields are in ``repr``."""
+        scores = "".join(f", {metric} {value:.4g}" for metric, value in self.metrics.items())
+        return f"{self.size_bytes:,} bytes, p50 {self.latency.p50_ms:.4g} ms{scores}"
+
     @property
     def model_memory_bytes(self) -> int:
         """What loading and running the model added to the process."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lwplugin.errors import MeasureError
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -36,12 +38,18 @@ class Subject:
     def of(cls, exported: Any) -> Subject:
         """From an Exported, or from the directory an export wrote.
 
-        Raises ExportError where the directory holds no export or the file has changed since.
+        Raises ExportError where the directory holds no export or the file has changed since, MeasureError for a model.
         """
         if isinstance(exported, str | Path):
             from lwplugin.export import load_exported
 
             exported = load_exported(exported)
+        if not hasattr(exported, "file"):
+            raise MeasureError(
+                "Only exported files are measured",
+                got=f"a {type(exported).__name__}",
+                do="export it first: file = lwplugin.export(light, data, path=…)",
+            )
         return cls(
             file=Path(exported.file),
             format=str(exported.format),

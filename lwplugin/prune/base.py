@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from lwplugin.errors import MethodError
 from lwplugin.model.attention import close_heads, open_heads
 from lwplugin.model.graph import Graph, Removal, trace
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
 from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
@@ -299,11 +300,13 @@ def graph_of(parent: nn.Module, data: Data, progress: Progress) -> Graph:
     progress("dependency graph", 0, None)
     graph = trace(parent, data.example(2))
     if not graph.groups:
+        quantized = quantized_layers(parent)
         raise MethodError(
             "Nothing in this model can be pruned",
-            got="; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5])
+            got=quantized
+            or "; ".join(f"{layer}: {reason}" for layer, reason in list(graph.left_alone.items())[:5])
             or "no weights that the output depends on",
-            do="use quantize or factorize instead",
+            do=BEGIN_BEFORE if quantized else "use quantize or factorize instead",
         )
     return graph
 

@@ -15,6 +15,7 @@ from torch import nn
 from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
 from lwplugin.model.hooks import hooks_on
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
@@ -112,10 +113,15 @@ def select_layers(
         else:
             selection.skipped[name] = reason
     if needed and not selection.chosen:
+        quantized = quantized_layers(module)
         raise MethodError(
             "No layer is left to quantize",
-            got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items()) or "a model without such layers",
-            do=f"quantize models with {', '.join(k.__name__ for k in kinds)} in float32, and skip fewer of them",
+            got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items())
+            or quantized
+            or "a model without such layers",
+            do=BEGIN_BEFORE
+            if quantized
+            else f"quantize models with {', '.join(k.__name__ for k in kinds)} in float32, and skip fewer of them",
         )
     return selection
 

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 import lwplugin
-from lwplugin.errors import DataError, ModelError, RecipeError
+from lwplugin.errors import DataError, MeasureError, MethodError, ModelError, RecipeError
 
 INPUTS = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
 LABELS = (INPUTS[:, 0] > 0).astype("int64")
@@ -102,3 +102,40 @@ def test_a_misspelt_key_of_a_policy_names_the_nearest(
     with pytest.raises(RecipeError) as caught:
         lwplugin.gate(tmp_path, policy, budget=budget)
     assert said in str(caught.value)
+
+
+def test_labels_by_name_say_how_to_number_them() -> None:
+    names = np.where(LABELS == 1, "cat", "dog")
+    with pytest.raises(
+        DataError, match=r"Labels must be numbers: got names such as '(cat|dog)'.*return_inverse"
+    ):
+        lwplugin.data.from_arrays(train=(INPUTS, names))
+
+
+@pytest.mark.parametrize("method", ["int8", "weight_only"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: lwplugin.prune(model, data(), macs=0.5),
+        lambda model: lwplugin.factorize(model, data(), params=0.5),
+        lambda model: lwplugin.quantize(model, data()),
+    ],
+)
+def test_what_needs_float_weights_says_that_they_are_quantized(
+    call: Callable[[Any], Any], method: str
+) -> None:
+    light = lwplugin.quantize(net(), data(), method=method, **({} if method == "int8" else {"bits": 8}))
+    with pytest.raises(
+        MethodError,
+        match=r"got layers that are quantized already, '0' and 1 more\. Do: begin with the model as it",
+    ):
+        call(light)
+
+
+def test_a_model_is_not_measured_and_a_number_is_no_policy() -> None:
+    with pytest.raises(
+        MeasureError, match=r"Only exported files are measured: got a LightModel\. Do: export it first"
+    ):
+        lwplugin.measure(lwplugin.light(net()), data())
+    with pytest.raises(RecipeError, match=r"The gate is a mapping: got 0\.01\. Do: write {'max_drop': …}"):
+        lwplugin.gate({}, 0.01)
