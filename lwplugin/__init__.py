@@ -15,7 +15,7 @@ from lwplugin import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lwplugin import data
+    from lwplugin import data, registry, report, students
     from lwplugin.distill import distill
     from lwplugin.export import export
     from lwplugin.factorize import factorize
@@ -43,6 +43,9 @@ __all__ = [
     "measure",
     "prune",
     "quantize",
+    "registry",
+    "report",
+    "students",
 ]
 
 _FROM = {
@@ -55,6 +58,7 @@ _FROM = {
 }
 # A function and the folder it lives in share these names.
 _CALLABLE = {"prune", "factorize", "distill", "quantize", "export", "measure", "gate"}
+_FOLDERS = {*_CALLABLE, "data", "registry", "report", "students"}
 
 
 class _CallableModule(ModuleType):
@@ -83,7 +87,7 @@ class _Package(ModuleType):
 def __getattr__(name: str) -> Any:
     if name in _FROM:
         value = getattr(import_module(_FROM[name]), name)
-    elif name in _CALLABLE or name == "data":
+    elif name in _FOLDERS:
         value = import_module(f"lwplugin.{name}")
     else:
         raise AttributeError(f"module 'lwplugin' has no attribute {name!r}")

@@ -124,3 +124,13 @@ def test_light_imports_stay_light(statement: str, absent: set[str]) -> None:
     code = f"{statement}\nimport sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not absent & set(done.stdout.split())
+
+
+def test_one_import_is_enough_for_every_name_that_the_manual_uses() -> None:
+    code = (
+        "import lwplugin; [getattr(lwplugin, name) for name in lwplugin.__all__]; "
+        "lwplugin.registry.resolve, lwplugin.report.write_report; "
+        "lwplugin.students.build('squeezenet', classes=3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
