@@ -70,7 +70,10 @@ class Verdict(_Frozen):
 
     def __str__(self) -> str:
         """The status, the reason and a line for every check; the fields are in ``repr``."""
-        lines = [f"{check.name}: {check.status}. {check.message}" for check in self.checks]
+        lines = [
+            f"{check.name}: {check.status}{'' if check.required else ', not required'}. {check.message}"
+            for check in self.checks
+        ]
         return "\n".join([f"{self.status.upper()}. {self.reason}", *lines])
 
     @property

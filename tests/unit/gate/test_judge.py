@@ -353,6 +353,7 @@ def test_a_verdict_prints_as_its_reason_and_a_line_for_every_check(make: Make) -
     shown = str(judge(make(n=2000, lost=4, gained=3)))
     assert shown.startswith("PASS. ")
     assert "\naccuracy: pass. The drop of accuracy is at most" in shown
+    assert "\nagreement: pass, not required. Candidate and parent" in shown  # the reason counts the others
     assert "digest" not in shown
 
 
