@@ -18,7 +18,7 @@ from lwplugin.model.graph import Graph
 from lwplugin.model.surgery import cut
 from lwplugin.moments.repair import LayerRepair, repairable
 from lwplugin.progress import Progress
-from lwplugin.prune.base import Method, PruneConfig, Pruned, choose, graph_of, kept_outputs, restore
+from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score
 from lwplugin.prune.blocks import Block, bypass, find_blocks
 from lwplugin.prune.criterion import Criterion, importance_by
@@ -27,6 +27,7 @@ from lwplugin.prune.explain import compare, repair_rows, unit_rows
 from lwplugin.prune.latency import Latency, Layer
 from lwplugin.prune.layer import removed_rows, without_blocks
 from lwplugin.prune.select import Cost
+from lwplugin.prune.units import choose, graph_of, kept_outputs, restore
 
 if TYPE_CHECKING:
     from lwplugin.data import Data

@@ -19,20 +19,12 @@ from lwplugin.model.graph import Graph, trace
 from lwplugin.model.surgery import cut
 from lwplugin.moments.repair import LayerRepair, repairable
 from lwplugin.progress import Progress
-from lwplugin.prune.base import (
-    Method,
-    PruneConfig,
-    Pruned,
-    choose,
-    costs,
-    graph_of,
-    kept_outputs,
-    restore,
-)
+from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by
 from lwplugin.prune.explain import explain
 from lwplugin.prune.resume import Rounds
 from lwplugin.prune.select import Importance
+from lwplugin.prune.units import choose, costs, graph_of, kept_outputs, restore
 from lwplugin.training.collapse import agreement_with
 from lwplugin.training.finetune import finetune
 

@@ -18,10 +18,11 @@ from lwplugin.model.bundle import copy_module
 from lwplugin.model.cost import Cost, cost
 from lwplugin.moments.repair import LayerRepair
 from lwplugin.progress import Progress
-from lwplugin.prune.base import Method, PruneConfig, Pruned, restore
+from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score
 from lwplugin.prune.blocks import Block, bypass, find_blocks
 from lwplugin.prune.explain import compare, repair_rows
+from lwplugin.prune.units import restore
 
 if TYPE_CHECKING:
     from lwplugin.data import Data

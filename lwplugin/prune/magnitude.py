@@ -21,11 +21,12 @@ from lwplugin.model.graph import Graph
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
 from lwplugin.progress import Progress
-from lwplugin.prune.base import Method, PruneConfig, Pruned, by_units, costs, graph_of, skipped, without
+from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.explain import compare, explain, repair_rows
 from lwplugin.prune.importance import sum_by_unit
 from lwplugin.prune.masks import above, hold, largest, layers_with_weights, n_of_m, n_of_m_holds, pattern_of
 from lwplugin.prune.select import Importance, kept_count
+from lwplugin.prune.units import by_units, costs, graph_of, skipped, without
 
 if TYPE_CHECKING:
     from lwplugin.data import Data

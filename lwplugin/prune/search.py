@@ -23,12 +23,13 @@ from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import parent_responses, repair, repairable
 from lwplugin.progress import Progress
-from lwplugin.prune.base import Method, PruneConfig, Pruned, choose, costs, graph_of, kept_outputs, without
+from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by
 from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import explain
 from lwplugin.prune.resume import Rounds
 from lwplugin.prune.select import Importance
+from lwplugin.prune.units import choose, costs, graph_of, kept_outputs, without
 from lwplugin.training.recalibrate import recalibrate_batchnorm
 
 if TYPE_CHECKING:
