@@ -77,13 +77,19 @@ def file_digest(path: str | Path) -> str:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
+        raise absent("data file", path)
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     if key not in _digests:
         with path.open("rb") as stream:
             _digests[key] = hashlib.file_digest(stream, "sha256").hexdigest()
     return _digests[key]
+
+
+def absent(what: str, path: Path, *, do: str = "check the path in the data block") -> DataError:
+    """The error for a file or folder that is not there; of a relative path it says relative to what."""
+    where = None if path.is_absolute() else f"a path relative to {Path.cwd()}"
+    return DataError(f"The {what} '{path}' does not exist", got=where, do=do)
 
 
 def tree_digest(root: str | Path, files: Iterable[Path]) -> str:

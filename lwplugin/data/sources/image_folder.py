@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, no_slices, tree_digest
+from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, absent, no_slices, tree_digest
 from lwplugin.errors import DataError, MissingExtraError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -93,7 +93,7 @@ def contents(source: str, options: ImageFolderOptions) -> Any:
 
 def _roots(path: Path) -> dict[str, Path]:
     if not path.is_dir():
-        raise DataError(f"The picture folder '{path}' does not exist", do="check data.path")
+        raise absent("picture folder", path, do="check data.path")
     roots = {name: path / name for name in _SPLITS if (path / name).is_dir()}
     return roots if "train" in roots or "test" in roots else {"whole": path}
 

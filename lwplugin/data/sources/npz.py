@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, file_digest
+from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, absent, file_digest
 from lwplugin.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _archive(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
-        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
+        raise absent("data file", path)
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:

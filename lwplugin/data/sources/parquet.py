@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, file_digest, tree_digest
+from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, absent, file_digest, tree_digest
 from lwplugin.data.sources.labels import class_names, encode
 from lwplugin.data.sources.npz import check_files
 from lwplugin.errors import DataError, MissingExtraError, did_you_mean
@@ -125,7 +125,11 @@ def contents(source: str, options: ParquetOptions) -> Any:
 def _files(path: Path) -> list[Path]:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise DataError(f"There is no parquet file at '{path}'", do="check the path in the data block")
+        raise (
+            absent("parquet file", path)
+            if not path.is_dir()
+            else DataError(f"'{path}' holds no file *.parquet", do="check the path in the data block")
+        )
     return files
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, file_digest, tree_digest
+from lwplugin.data.sources.base import Parts, Request, Source, SourceOptions, absent, file_digest, tree_digest
 from lwplugin.data.sources.labels import class_names, encode
 from lwplugin.data.sources.npz import check_files
 from lwplugin.data.sources.text_files import Texts, check_texts, read_texts, text_files
@@ -101,10 +101,8 @@ def read(options: TextOptions, request: Request) -> Parts:
 def check(options: TextOptions, request: Request) -> None:
     """Refuses absent files, a first row without the columns asked for, and no tokenizer."""
     if not options.tokenizer.is_dir():
-        raise DataError(
-            f"The tokenizer directory '{options.tokenizer}' does not exist",
-            do="save one there with tokenizer.save_pretrained(directory)",
-        )
+        do = "save one there with tokenizer.save_pretrained(directory)"
+        raise absent("tokenizer directory", options.tokenizer, do=do)
     if importlib.util.find_spec("transformers") is None:
         raise MissingExtraError("transformers", extra="text", why="Reading texts")
     for role in _ROLES:

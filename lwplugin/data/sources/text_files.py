@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lwplugin.data.sources.base import absent
 from lwplugin.errors import DataError, did_you_mean
 
 
@@ -77,7 +78,7 @@ def _rows(path: Path, encoding: str, wanted: list[str]) -> Iterator[Mapping[str,
     if path.suffix.lower() not in readers:
         raise DataError(f"Unknown kind of text file '{path}'", do=f"use {', '.join(readers)} or a folder")
     if not path.is_file():
-        raise DataError(f"The data file '{path}' does not exist", do="check the path in the data block")
+        raise absent("data file", path)
     try:
         for row, record in enumerate(readers[path.suffix.lower()](path, encoding, wanted), start=1):
             for name in wanted:

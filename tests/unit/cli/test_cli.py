@@ -46,6 +46,8 @@ def test_help_lists_every_command_and_the_exit_codes(capsys: pytest.CaptureFixtu
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
+    module = subprocess.run([sys.executable, "-m", "lwplugin", "-V"], capture_output=True, text=True)
+    assert module.stdout.strip() == __version__
 
 
 @pytest.mark.parametrize(

@@ -142,5 +142,6 @@ def test_the_command_line_checks_before_it_asks_the_registry(
     )
     assert invoke([*command, str(recipe)]) == 2
     assert capsys.readouterr().err == (
-        "error: The data file 'absent.npz' does not exist. Do: check the path in the data block.\n"
+        f"error: The data file 'absent.npz' does not exist: got a path relative to {Path.cwd()}. "
+        "Do: check the path in the data block.\n"
     )
