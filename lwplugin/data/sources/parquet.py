@@ -123,13 +123,12 @@ def contents(source: str, options: ParquetOptions) -> Any:
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise (
-            absent("parquet file", path)
-            if not path.is_dir()
-            else DataError(f"'{path}' holds no file *.parquet", do="check the path in the data block")
-        )
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise absent("parquet file", path)
+    if not (files := sorted(path.glob("*.parquet"))):
+        raise DataError(f"'{path}' holds no file *.parquet", do="check the path in the data block")
     return files
 
 
