@@ -131,7 +131,9 @@ class Worker:
             raise MeasureError(
                 f"{self.label}: the runtime cannot {_VERBS.get(self._doing, self._doing)}",
                 got=message["error"],
-                do="check the exported file with its runtime, and export it again if it is damaged",
+                do=None
+                if " Do: " in message["error"]
+                else "check the exported file with its runtime, and export it again if it is damaged",
             )
         return message, arrays
 

@@ -196,6 +196,12 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
             do="give a torch module or a light model; lwplugin.load reads a bundle, and "
             "lwplugin.registry.pull makes one of a registered version",
         )
+    if origin is not None and not isinstance(origin, Origin):
+        raise ModelError(
+            "Not an origin",
+            got=f"a {type(origin).__name__}",
+            do="name what builds the unmodified model: lwplugin.FactoryOrigin('pkg.module:function', {…})",
+        )
     module = copy_module(unwrapped(model)).eval()
     found, skeleton = adopt(module, origin)
     if to_plain_weights(module) and isinstance(found, InMemoryOrigin):
@@ -275,7 +281,14 @@ def copy_module(module: nn.Module) -> nn.Module:
 
 def _checked_listing(directory: Path) -> dict[str, Path]:
     if not directory.is_dir():
-        raise ModelError("There is no bundle", got=directory, do="give the directory that was saved")
+        of_registry = str(directory).startswith("models:")
+        raise ModelError(
+            "There is no bundle",
+            got=directory,
+            do="bring it here first, with lwplugin.registry.resolve and pull"
+            if of_registry
+            else "give the directory that was saved",
+        )
     try:
         listing = list_files(directory)
     except StoreError as error:

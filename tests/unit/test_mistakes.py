@@ -139,3 +139,14 @@ def test_a_model_is_not_measured_and_a_number_is_no_policy() -> None:
         lwplugin.measure(lwplugin.light(net()), data())
     with pytest.raises(RecipeError, match=r"The gate is a mapping: got 0\.01\. Do: write {'max_drop': …}"):
         lwplugin.gate({}, 0.01)
+
+
+def test_a_name_is_no_origin_and_a_registered_version_no_bundle() -> None:
+    with pytest.raises(
+        ModelError, match=r"Not an origin: got a str\. Do: name what builds .*FactoryOrigin\("
+    ):
+        lwplugin.light(net(), origin="nets:Net")  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelError, match=r"got models:/net@champion\. Do: bring it here first, with lwplugin\.registry"
+    ):
+        lwplugin.load("models:/net@champion")
