@@ -17,7 +17,7 @@ from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, OneOutput, described, facts
-from lwplugin.export.torch_errors import quiet, root_cause
+from lwplugin.export.torch_errors import own_error, quiet, root_cause
 from lwplugin.quantize.layers import QuantLayer
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
                 verbose=False,
             )
     except Exception as error:
+        if (own := own_error(error)) is not None:
+            raise own from None
         cause = root_cause(error)
         unknown = "No ONNX function" in cause
         raise ExportError(

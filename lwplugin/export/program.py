@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from lwplugin.errors import ExportError
-from lwplugin.export.torch_errors import quiet, root_cause
+from lwplugin.export.torch_errors import own_error, quiet, root_cause
 
 Arguments = tuple[torch.Tensor, ...]
 
@@ -28,6 +28,8 @@ def to_program(
         with quiet(), torch.no_grad():
             return torch.export.export(module, arguments, dynamic_shapes=shapes)
     except Exception as error:
+        if (own := own_error(error)) is not None:
+            raise own from None
         raise ExportError(
             "torch cannot export this model",
             got=root_cause(error),

@@ -12,6 +12,8 @@ from types import FrameType
 
 from torch import nn
 
+from lwplugin.errors import LwpluginError
+
 _LOGGERS = (
     "torch.onnx",
     "torch.fx.experimental.symbolic_shapes",
@@ -45,14 +47,24 @@ def quiet() -> Iterator[None]:
 
 def root_cause(error: BaseException) -> str:
     """The first line of what went wrong at the bottom of a chain of exceptions, and the model's line that did it."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
+    chain = _chain(error)
     lines = [line.strip() for line in str(chain[-1]).splitlines() if line.strip()]
     kind = type(chain[-1]).__name__
     said = f"{kind}: {lines[0][:_LONGEST]}" if lines else kind
     place = next((found for each in reversed(chain) if (found := _line_of_model(each))), None)
     return said if place is None else f"{said.rstrip('.')}, {place}"
+
+
+def own_error(error: BaseException) -> LwpluginError | None:
+    """The error of ours that torch wrapped: the model ran into it while it was traced, and it says what to do."""
+    return next((each for each in _chain(error) if isinstance(each, LwpluginError)), None)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
 
 
 def _line_of_model(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lwplugin.data import Data
-from lwplugin.errors import ExportError
+from lwplugin.errors import ExportError, ModelError
 from lwplugin.export import export
 
 
@@ -42,6 +42,20 @@ def test_a_refusal_is_one_line(
     assert "(return found if found.sum() > 0 else -found)" in said
     assert capfd.readouterr() == ("", "")
     assert "torch.ops.aten" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch_export"])
+def test_what_we_say_ourselves_is_not_put_into_torch_s_words(
+    form: str, digits_data: Data, tmp_path: Path
+) -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"digit": x.flatten(1), "odd": x.flatten(1)}
+
+    with pytest.raises(
+        ModelError, match=r"^The task .* cannot tell which output to judge: got outputs digit, odd"
+    ):
+        export(Two(), digits_data, format=form, path=tmp_path)
 
 
 def test_an_operator_that_onnx_has_not_is_named(digits_data: Data, tmp_path: Path) -> None:
