@@ -203,6 +203,8 @@ def as_tensor(value: Any) -> torch.Tensor:
 
 def as_labels(value: Any) -> torch.Tensor:
     """`as_tensor` of targets. Raises DataError for names, of which only the model's maker knows the numbers."""
+    if isinstance(value, torch.Tensor):  # whose iterator would make a tensor of every label first
+        return as_tensor(value)
     flat = isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1
     if flat and isinstance(name := next(iter(value), None), str):
         raise DataError(
