@@ -14,14 +14,14 @@ from torch import nn
 from lwplugin.errors import MethodError
 from lwplugin.model.bundle import copy_module
 from lwplugin.model.cost import cost
-from lwplugin.model.graph import Graph
+from lwplugin.model.graph import Graph, Removal
 from lwplugin.model.surgery import cut
 from lwplugin.moments.repair import LayerRepair, repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score
 from lwplugin.prune.blocks import Block, bypass, find_blocks
-from lwplugin.prune.criterion import Criterion, importance_by
+from lwplugin.prune.criterion import Criterion, importances_by
 from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import compare, repair_rows, unit_rows
 from lwplugin.prune.latency import Latency, Layer
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 class HybridConfig(PruneConfig):
     """Options of ``hybrid``."""
 
-    criterion: Criterion = Field("reconstruct", description="The method that scores the remaining channels.")
+    criterion: Criterion = Field(
+        "reconstruct",
+        description="The method that scores the remaining channels; of several ratios that it offers the one is kept "
+        "that diverges least.",
+    )
     importance: Literal["influence", "gradient"] = Field(
         "influence", description="How blocks are ranked; see layer."
     )
@@ -57,6 +61,8 @@ class _Candidate:
     units: list[dict[str, Any]]
     left_alone: dict[str, str]
     divergence: float
+    ratios: dict[str, float]
+    """What came of each set of ratios that the criterion offered for the channels; empty where none had to go."""
 
 
 def shrink(
@@ -70,14 +76,17 @@ def shrink(
     shares = _Shares(parent, data, config, progress)
     numbers = _numbers(parent, order, shares, config)
     best: _Candidate | None = None
-    tried, refusal = [], None
+    tried: list[dict[str, Any]] = []
+    refusal = None
     for done, number in enumerate(numbers, start=1):
         try:
             candidate = _candidate(parent, order[:number], data, config, shares, divergence, progress)
         except MethodError as error:
             refusal = error
         else:
-            tried.append({"blocks": number, "divergence": float(f"{candidate.divergence:.6g}")})
+            ratios = {name: float(f"{value:.6g}") for name, value in candidate.ratios.items()}
+            row = {"blocks": number, "divergence": float(f"{candidate.divergence:.6g}")}
+            tried.append(row | ({"ratios": ratios} if len(ratios) > 1 else {}))
             best = candidate if best is None or candidate.divergence < best.divergence else best
         progress("splits of the budget", done, len(numbers))
     if best is None:
@@ -146,26 +155,33 @@ def _candidate(
     divergence: Divergence,
     progress: Progress,
 ) -> _Candidate:
-    module, repairs = without_blocks(parent, list(gone), data, config, progress)
-    left = shares(module)
+    dropped, repairs = without_blocks(parent, list(gone), data, config, progress)
+    left = shares(dropped)
     if left <= config.budget.kept:
-        return _Candidate(list(gone), module, repairs, [], {}, divergence(module))
-    graph = graph_of(module, data, progress)
-    importance = importance_by(config.criterion, module, graph, data, config, progress)
+        return _Candidate(list(gone), dropped, repairs, [], {}, divergence(dropped), {})
+    graph = graph_of(dropped, data, progress)
     rest = config.model_copy(update={config.budget.kind: config.budget.kept / left})
-    removed = choose(graph, importance, rest, shares.limited(module, graph))
-    cut(module, graph, removed)
-    # Targets are the parent's responses again, so that the two cuts' errors do not add up.
-    kept = kept_outputs(graph, removed, repairable(module))
-    repairs = restore(parent, module, kept, data, config, progress)
-    return _Candidate(
-        list(gone),
-        module,
-        repairs,
-        unit_rows(graph, removed, importance),
-        graph.left_alone,
-        divergence(module),
-    )
+    limited = shares.limited(dropped, graph)
+    tried: list[Removal] = []
+    ratios: dict[str, float] = {}
+    best: _Candidate | None = None
+    offered = importances_by(config.criterion, dropped, graph, data, config, progress)
+    for name, importance in offered.items():
+        removed = choose(graph, importance, rest, limited)
+        if removed in tried:
+            continue
+        tried.append(removed)
+        module = copy_module(dropped)
+        cut(module, graph, removed)
+        # Targets are the parent's responses again, so that the two cuts' errors do not add up.
+        kept = kept_outputs(graph, removed, repairable(module))
+        repairs = restore(parent, module, kept, data, config, progress)
+        ratios[name] = divergence(module)
+        if best is None or ratios[name] < best.divergence:
+            units = unit_rows(graph, removed, importance)
+            best = _Candidate(list(gone), module, repairs, units, graph.left_alone, ratios[name], ratios)
+    assert best is not None, "a criterion offers one importance at least"
+    return best
 
 
 METHOD = Method(

@@ -137,6 +137,8 @@ def test_hybrid_takes_the_split_that_diverges_least(cnn: nn.Module, digits: Data
     tried = entry.details["splits"]
     assert [row["blocks"] for row in tried] == sorted({row["blocks"] for row in tried})
     assert len(tried) >= 2
+    assert any("ratios" in row for row in tried)
+    assert all(row["divergence"] == min(row["ratios"].values()) for row in tried if "ratios" in row)
     best = min(tried, key=lambda row: row["divergence"])
     assert entry.metrics["blocks_removed"] == best["blocks"]
     assert entry.metrics["macs"] <= 0.4 * entry.metrics["macs_before"] * 1.001
