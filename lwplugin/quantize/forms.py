@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from lwplugin.quantize.equalization import Pair, equalized
 from lwplugin.quantize.layers import QuantLinear, quantized_like
 from lwplugin.quantize.scheme import AffineGrid
 from lwplugin.quantize.smoothing import smoothing_gains
+from lwplugin.quantize.splitting import Split, split_channels
 from lwplugin.quantize.weights import WeightClip, channel_scales, round_weight
 
 _EQUALIZING_EXAMPLES = 16
@@ -31,11 +32,18 @@ class Form:
     """Linear layers take the range of their input while they run."""
     smoothed: bool = False
     """Linear layers scale the channels of their input (`smoothing.py`)."""
+    split: bool = False
+    """Channels of large weights are there several times (`splitting.py`)."""
 
     @property
     def name(self) -> str:
         """In words, comma-separated; "plain" for none of it."""
-        words = {"equalized": self.equalized, "dynamic": self.dynamic, "smoothed": self.smoothed}
+        words = {
+            "equalized": self.equalized,
+            "dynamic": self.dynamic,
+            "smoothed": self.smoothed,
+            "split": self.split,
+        }
         return ", ".join(word for word, on in words.items() if on) or "plain"
 
     def rounded(self, how: str) -> str:
@@ -60,9 +68,10 @@ class Maker:
     ) -> None:
         self.module, self.names, self.limit, self.clip = module, names, limit, clip
         self._calibrate, self._inputs = calibrate, inputs
-        self._references: dict[bool, nn.Module] = {False: module}
-        self._ranges: dict[tuple[bool, bool], dict[str, LayerRanges]] = {}
-        self._gains: dict[bool, dict[str, Tensor]] = {}
+        self._references: dict[Form, nn.Module] = {Form(): module}
+        self._ranges: dict[Form, dict[str, LayerRanges]] = {}
+        self._gains: dict[Form, dict[str, Tensor]] = {}
+        self._splits: dict[Form, list[Split]] = {}
         self.pairs: list[Pair] = []
 
     @property
@@ -71,12 +80,22 @@ class Maker:
         return [name for name in self._linear if self.ranges(Form())[name].dimensions > 2]
 
     def reference(self, form: Form) -> nn.Module:
-        """The float model whose weights the form rounds; equalized, it answers as the module does."""
-        if form.equalized not in self._references:
-            made = copy.deepcopy(self.module)
-            self.pairs = equalized(made, self.names, take(self._inputs, _EQUALIZING_EXAMPLES))
-            self._references[True] = made
-        return self._references[form.equalized]
+        """The float model whose weights the form rounds; equalized or split, it answers as the module does."""
+        form = replace(form, dynamic=False, smoothed=form.smoothed and form.split)
+        if form not in self._references:
+            if form.split:
+                self._references[form], self._splits[form] = split_channels(
+                    self.reference(replace(form, split=False)),
+                    self._linear,
+                    self._inputs,
+                    limit=self.limit,
+                    smoothed=form.smoothed,
+                )
+            else:
+                made = copy.deepcopy(self.module)
+                self.pairs = equalized(made, self.names, take(self._inputs, _EQUALIZING_EXAMPLES))
+                self._references[form] = made
+        return self._references[form]
 
     @property
     def can_equalize(self) -> bool:
@@ -84,22 +103,30 @@ class Maker:
         self.reference(Form(equalized=True))
         return bool(self.pairs)
 
+    def splits(self, form: Form) -> list[Split]:
+        """Where the form has channels several times."""
+        if not form.split:
+            return []
+        self.reference(form)
+        return self._splits[replace(form, dynamic=False)]
+
     def gains(self, form: Form) -> dict[str, Tensor]:
         """Of its linear layers' inputs, where it is smoothed."""
         if not form.smoothed:
             return {}
-        if form.equalized not in self._gains:
-            self._gains[form.equalized] = smoothing_gains(
+        form = replace(form, dynamic=False)
+        if form not in self._gains:
+            self._gains[form] = smoothing_gains(
                 self.reference(form), self._inputs, self._linear, limit=self.limit
             )
-        return self._gains[form.equalized]
+        return self._gains[form]
 
     def ranges(self, form: Form) -> dict[str, LayerRanges]:
         """Calibrated once for each float model and its gains."""
-        key = form.equalized, form.smoothed
-        if key not in self._ranges:
-            self._ranges[key] = self._calibrate(self.reference(form), self.gains(form))
-        return self._ranges[key]
+        form = replace(form, dynamic=False)
+        if form not in self._ranges:
+            self._ranges[form] = self._calibrate(self.reference(form), self.gains(form))
+        return self._ranges[form]
 
     @torch.no_grad()
     def make(self, form: Form) -> nn.Module:

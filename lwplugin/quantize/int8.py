@@ -39,6 +39,9 @@ _CLOSE_DB = 35.0
 _SETTLED_DB = 40.0
 """Outputs as close as this are rounded well enough: the trials that `auto` asks for are not worth their time."""
 
+_SMALL_TABLE = 1e-3
+"""Tables with a smaller share of all tables' numbers stay in float: BERT's two token types are read by every token."""
+
 
 class Int8Config(QuantizeConfig):
     """Options of `int8`."""
@@ -69,6 +72,11 @@ class Int8Config(QuantizeConfig):
         default="auto",
         description="Scale the channels of linear layers' inputs against outliers (SmoothQuant); auto tries it where "
         "there are layers over tokens and keeps it where calibration agrees better.",
+    )
+    splitting: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Give channels of large weights several times between linear layers, 1 % more of them; auto tries "
+        "it where there are layers over tokens and keeps it where calibration agrees better.",
     )
     bias_correction: Literal["auto"] | bool = Field(
         default="auto",
@@ -168,6 +176,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
             "skipped": [{"name": name, "reason": reason} for name, reason in selection.skipped.items()],
             "folded": [{"layer": pair.layer, "norm": pair.norm} for pair in folded],
             "equalized": [f"{pair.first} → {pair.second}" for pair in maker.pairs] if form.equalized else [],
+            "split": {f"{one.first} → {one.second}": one.added for one in maker.splits(form)},
             "reduced_range": reduced,
             "examples": total,
             "picked": contest.picked,
@@ -186,16 +195,19 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
         equalized=config.equalization is True,
         dynamic=config.activations == "dynamic",
         smoothed=config.smoothing is True,
+        split=config.splitting is True,
     )
     made = maker.make(form)
     may_equalize = config.equalization == "auto"
     may_be_dynamic = config.activations == "auto" and bool(maker.over_tokens)
     may_smooth = config.smoothing == "auto" and bool(maker.over_tokens)
+    may_split = config.splitting == "auto" and bool(maker.over_tokens)
     steps: list[tuple[bool, tuple[dict[str, bool], ...]]] = [
         (may_equalize and maker.can_equalize, ({"equalized": True},)),
         (may_be_dynamic, ({"dynamic": True},)),
         # Without outliers a range taken at run time is worth another thing than with them.
         (may_smooth, ({"smoothed": True}, *[{"smoothed": True, "dynamic": True}] * may_be_dynamic)),
+        (may_split, ({"split": True},)),
     ]
     for is_open, changes in steps:
         if not is_open:
@@ -204,6 +216,8 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
         if contest.found[form.name].output_sqnr_db >= _CLOSE_DB:
             break
         for other in dict.fromkeys(replace(form, **change) for change in changes):
+            if other.split and not maker.splits(other):
+                continue
             contest.enter({other.name: (changed := maker.make(other))})
             if contest.picked == other.name:
                 form, made = other, changed
@@ -217,7 +231,13 @@ def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, conf
     # Patterns in skip name layers of other kinds too, so they are matched here and not there.
     free = config.model_copy(update={"skip": (), "first_layer": True, "last_layer": True})
     names = select_layers(folded, batch, free, kinds=(nn.Embedding,), needed=False).chosen
-    kept = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in config.skip)]
+    numbers = {name: folded.get_submodule(name).weight.numel() for name in names}
+    kept = [
+        name
+        for name in names
+        if not any(fnmatchcase(name, pattern) for pattern in config.skip)
+        and numbers[name] >= _SMALL_TABLE * sum(numbers.values())
+    ]
     for name in kept:
         table: Any = folded.get_submodule(name)
         quantized.set_submodule(name, packed_embedding(table, bits=config.embedding_bits))

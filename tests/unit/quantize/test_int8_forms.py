@@ -20,6 +20,7 @@ from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.observers import make_observer
 from lwplugin.quantize.scheme import dynamically_rounded
 from lwplugin.quantize.smoothing import best_gain, smoothing_gains
+from lwplugin.quantize.splitting import channels_to_split, pairs_of, split_channels
 
 
 def test_layers_over_tokens_get_the_form_that_calibration_prefers() -> None:
@@ -129,3 +130,72 @@ def test_padding_is_not_fitted_to(what: str) -> None:
         made = quantize(net, data, activations="static", smoothing=False, embeddings=False).module
         shifts = [correct_biases(net, copy.deepcopy(made), [each]) for each in (batch, bare)]
         assert shifts[0]["layer"] == pytest.approx(shifts[1]["layer"], rel=1e-3)
+
+
+class FeedForward(nn.Module):
+    """A block whose hidden channel 5 has one weight that sets the step of its whole row."""
+
+    def __init__(self, hidden: int = 1536, norm: bool = False, shortcut: bool = False) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, hidden), nn.Linear(hidden, hidden if shortcut else 8)
+        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+        self.shortcut = shortcut
+        with torch.no_grad():
+            self.down.weight[3, 5] = 3.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = self.up(x)
+        found = self.down(self.norm(nn.functional.gelu(wide)))
+        return found + wide if self.shortcut else found
+
+
+def feed_forward() -> FeedForward:
+    torch.manual_seed(0)
+    return FeedForward().eval()
+
+
+def test_a_split_channel_changes_no_answer_and_the_step_of_its_row() -> None:
+    net, x = feed_forward(), torch.randn(8, 6, 16)
+    made, (split,) = split_channels(net, ["up", "down"], x, limit=127, smoothed=False)
+    assert (split.first, split.second, split.added) == ("up", "down", 16)
+    assert (made.up.out_features, made.down.in_features, net.up.out_features) == (1552, 1552, 1536)
+    with torch.no_grad():
+        assert torch.allclose(made(x), net(x), atol=1e-5)
+        assert float(made.down.weight[3].abs().max()) < 0.25
+
+
+@pytest.mark.parametrize("other", [{"norm": True}, {"shortcut": True}, {"hidden": 64}])
+def test_channels_that_something_else_reads_and_small_layers_stay(other: dict[str, object]) -> None:
+    net, x = FeedForward(**other).eval(), torch.randn(8, 6, 16)
+    made, splits = split_channels(net, ["up", "down"], x, limit=127, smoothed=False)
+    assert splits == []
+    with torch.no_grad():
+        assert torch.equal(made(x), net(x))
+
+
+def test_pairs_have_only_a_function_of_each_value_between_them() -> None:
+    x = torch.randn(4, 6, 16)
+    assert pairs_of(FeedForward(), ["up", "down"], x) == [("up", "down")]
+    assert pairs_of(FeedForward(norm=True), ["up", "down"], x) == []
+
+
+def test_the_channel_that_takes_most_off_the_steps_is_split_first() -> None:
+    weight = torch.tensor([[8.0, 1.0, 0.1], [0.1, 1.0, 0.9]])
+    assert channels_to_split(weight, 4).tolist() == [0, 1, 2, 0, 0, 0, 0]
+
+
+def test_int8_splits_where_told_and_keeps_it(tmp_path: Path) -> None:
+    net = feed_forward()
+    data = from_arrays(calibration=(torch.randn(64, 6, 16).numpy(), None), task="regression")
+    fixed = {"rounding": "nearest", "bias_correction": False, "smoothing": False, "activations": "dynamic"}
+    parent = light(net, FactoryOrigin(path="test_int8_forms:feed_forward"))
+    made = {on: quantize(parent, data, **fixed, splitting=on) for on in (False, True)}
+    details = made[True].history[-1].details
+    assert details["split"] == {"up → down": 16}
+    assert details["picked"] == "dynamic, split"
+    found = {on: one.history[-1].metrics["calibration_sqnr_db"] for on, one in made.items()}
+    assert found[True] > found[False] + 1
+    made[True].save(tmp_path / "bundle")
+    x = torch.randn(3, 6, 16)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "bundle").module(x), made[True].module(x))

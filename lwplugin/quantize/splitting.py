@@ -1,0 +1,157 @@
+"""Outlier channel splitting (Zhao 2019, 1901.09504): a channel in several copies, each read with a part of its weight.
+
+One weight far larger than the rest of its row sets the step of the whole row. Where two linear layers have nothing but
+a function of each value between them, the first may give that channel several times, so that no part is large. Nothing
+is added to the graph; the two layers grow by one channel in a hundred.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lwplugin.data.batch import Inputs, call, take
+from lwplugin.model.watching import watching
+from lwplugin.quantize.fold import flat_outputs, outputs_agree
+from lwplugin.quantize.smoothing import smoothing_gains
+
+_SHARE, _MULTIPLE = 1 / 96, 16
+"""Channels added, of those there are, in whole multiples that kernels like; layers too small for one stay."""
+
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Split:
+    """Channels between the layers ``first`` and ``second``: which came to which copy, int64 [channels + added]."""
+
+    first: str
+    second: str
+    origin: Tensor
+
+    @property
+    def added(self) -> int:
+        """How many channels more there are."""
+        return len(self.origin) - int(self.origin.max()) - 1
+
+
+@torch.no_grad()
+def split_channels(
+    module: nn.Module, names: list[str], inputs: Inputs, *, limit: int, smoothed: bool
+) -> tuple[nn.Module, list[Split]]:
+    """A copy of the module that answers as it does, with channels split between linear layers, and where.
+
+    Args:
+        names: the layers that may change.
+        limit: largest magnitude of an integer weight.
+        smoothed: whether inputs will be scaled against outliers; what that moves to the weights is split as well.
+    """
+    few = take(inputs, _EXAMPLES)
+    pairs = [
+        (first, second)
+        for first, second in pairs_of(module, names, few)
+        if _added(module.get_submodule(second))
+    ]
+    gains = smoothing_gains(module, inputs, [second for _, second in pairs], limit=limit) if smoothed else {}
+    splits = []
+    for first, second in pairs:
+        layer: Any = module.get_submodule(second)
+        weight = layer.weight if second not in gains else layer.weight / gains[second]
+        splits.append(Split(first, second, channels_to_split(weight, _added(layer))))
+    before = flat_outputs(call(module, few))
+    made = _widened(module, splits)
+    if not splits or _agrees(made, few, before):
+        return made, splits
+    splits = [one for one in splits if _agrees(_widened(module, [one]), few, before)]
+    made = _widened(module, splits)
+    return (made, splits) if _agrees(made, few, before) else (copy.deepcopy(module), [])
+
+
+@torch.no_grad()
+def pairs_of(module: nn.Module, names: list[str], inputs: Inputs) -> list[tuple[str, str]]:
+    """Linear layers called once each, in a row, the second of which reads a function of each value of the first."""
+    linear = [name for name in names if type(module.get_submodule(name)) is nn.Linear]
+    last: list[tuple[str, Tensor]] = []
+    found: list[tuple[str, str]] = []
+    calls: Counter[str] = Counter()
+
+    def watch(name: str, args: tuple[Any, ...], output: Tensor) -> None:
+        calls[name] += 1
+        if last:
+            first, given = last.pop()
+            if given.shape == args[0].shape and _by_value(given, args[0]):
+                found.append((first, name))
+        last.append((name, output.clone()))
+
+    with watching(module, linear, watch):
+        call(module, inputs)
+    return [(first, second) for first, second in found if calls[first] == calls[second] == 1]
+
+
+def channels_to_split(weight: Tensor, added: int) -> Tensor:
+    """``added`` channels of a weight [out, in], one after the other, each where it takes most off the squared steps.
+
+    A row's step is that of its largest weight. Returns the channel of every copy, the ones there were first.
+    """
+    copies = torch.ones(weight.shape[1], dtype=torch.int64)
+    left = weight.detach().abs().cpu().clone()
+    origin = list(range(weight.shape[1]))
+    for _ in range(added):
+        (largest, second), (channel, _) = (t.unbind(1) for t in left.topk(2, dim=1))
+        after = torch.maximum(second, largest * copies[channel] / (copies[channel] + 1))
+        less = torch.zeros(weight.shape[1]).index_add(0, channel, largest.square() - after.square())
+        best = int(less.argmax())
+        left[:, best] *= copies[best] / (copies[best] + 1)
+        copies[best] += 1
+        origin.append(best)
+    return torch.tensor(origin)
+
+
+def _added(layer: Any) -> int:
+    return int(layer.in_features * _SHARE) // _MULTIPLE * _MULTIPLE
+
+
+def _by_value(given: Tensor, taken: Tensor) -> bool:
+    """Whether one tensor is a function of the other value by value: in the order of the one, the other hardly jumps."""
+    ordered = taken.flatten()[given.flatten().argsort()].double()
+    way = float(ordered.diff().abs().sum())
+    return way <= 4 * float(ordered.max() - ordered.min())
+
+
+def _widened(module: nn.Module, splits: list[Split]) -> nn.Module:
+    made = copy.deepcopy(module)
+    for split in splits:
+        first: Any = made.get_submodule(split.first)
+        second: Any = made.get_submodule(split.second)
+        copies = torch.bincount(split.origin)[split.origin].to(second.weight)
+        made.set_submodule(
+            split.first, _linear(first.weight[split.origin], _picked(first.bias, split.origin))
+        )
+        made.set_submodule(split.second, _linear(second.weight[:, split.origin] / copies, second.bias))
+    return made
+
+
+def _picked(bias: Tensor | None, origin: Tensor) -> Tensor | None:
+    return None if bias is None else bias[origin]
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(
+        weight.shape[1], weight.shape[0], bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    made.weight.copy_(weight)
+    if bias is not None:
+        made.bias.copy_(bias)
+    return made.eval()
+
+
+def _agrees(module: nn.Module, inputs: Inputs, before: list[Tensor]) -> bool:
+    try:
+        return outputs_agree(before, flat_outputs(call(module, inputs)))
+    except Exception:  # what else reads the channels may not take more of them
+        return False
