@@ -16,7 +16,20 @@ from lwplugin.data import Data, tensors
 Feed = dict[str, np.ndarray]
 Outputs = dict[str, np.ndarray]
 
-TEMPLATES = ("This is news about {}.", "An article about {}.", "{}", "The latest {} news.")
+TEMPLATES = (
+    "This is news about {}.",
+    "An article about {}.",
+    "{}",
+    "The latest {} news.",
+    "Today in {}.",
+    "The {} section of the newspaper.",
+    "A report from the world of {}.",
+    "{} news",
+    "This text is about {}.",
+    "The topic is {}.",
+    "Read more about {}.",
+    "A story on {}.",
+)
 """Zero-shot accuracy hangs on the words of five prompts, so it is the mean over these."""
 
 
