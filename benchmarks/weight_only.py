@@ -5,8 +5,8 @@
     python benchmarks/weight_only.py --model lite0 --work low_bits
     python benchmarks/weight_only.py --model resnet20 --work low_bits --weights resnet20-0.pt
 
-MiniLM is judged on BBC News, 2,033 articles of 128 tokens, by a logistic head and zero-shot (the mean over twelve sets of
-prompts); EfficientNet-Lite0 by agreement with its float answers on 200 crops of photographs that calibration has not
+MiniLM is judged on BBC News, 2,033 articles of 128 tokens, by a logistic head and zero-shot (the mean over twelve sets
+of prompts); EfficientNet-Lite0 by agreement with its float answers on 200 crops of photographs that calibration has not
 seen (there are no labels); a ResNet-20 by accuracy on Fashion-MNIST. All files come from one float model and run in
 ONNX Runtime, NNCF's in OpenVINO. Plain rounding has the same groups and bits as ours. Files and answers are kept under
 ``--work``: a run that was cut goes on there.

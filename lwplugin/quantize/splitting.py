@@ -23,6 +23,9 @@ from lwplugin.quantize.smoothing import smoothing_gains
 _SHARE, _MULTIPLE = 1 / 96, 16
 """Channels added, of those there are, in whole multiples that kernels like; layers too small for one stay."""
 
+_PAYS = 0.25
+"""The squared steps of all rows must fall to this share, or the channels are not worth their time."""
+
 _EXAMPLES = 4
 
 
@@ -44,7 +47,7 @@ class Split:
 def split_channels(
     module: nn.Module, names: list[str], inputs: Inputs, *, limit: int, smoothed: bool
 ) -> tuple[nn.Module, list[Split]]:
-    """A copy of the module that answers as it does, with channels split between linear layers, and where.
+    """A copy of the module that answers as it does, with channels split between linear layers where that pays.
 
     Args:
         names: the layers that may change.
@@ -62,7 +65,9 @@ def split_channels(
     for first, second in pairs:
         layer: Any = module.get_submodule(second)
         weight = layer.weight if second not in gains else layer.weight / gains[second]
-        splits.append(Split(first, second, channels_to_split(weight, _added(layer))))
+        origin = channels_to_split(weight, _added(layer))
+        if _squared_steps(_read_in_parts(weight, origin)) <= _PAYS * _squared_steps(weight):
+            splits.append(Split(first, second, origin))
     before = flat_outputs(call(module, few))
     made = _widened(module, splits)
     if not splits or _agrees(made, few, before):
@@ -128,16 +133,18 @@ def _widened(module: nn.Module, splits: list[Split]) -> nn.Module:
     for split in splits:
         first: Any = made.get_submodule(split.first)
         second: Any = made.get_submodule(split.second)
-        copies = torch.bincount(split.origin)[split.origin].to(second.weight)
-        made.set_submodule(
-            split.first, _linear(first.weight[split.origin], _picked(first.bias, split.origin))
-        )
-        made.set_submodule(split.second, _linear(second.weight[:, split.origin] / copies, second.bias))
+        bias = None if first.bias is None else first.bias[split.origin]
+        made.set_submodule(split.first, _linear(first.weight[split.origin], bias))
+        made.set_submodule(split.second, _linear(_read_in_parts(second.weight, split.origin), second.bias))
     return made
 
 
-def _picked(bias: Tensor | None, origin: Tensor) -> Tensor | None:
-    return None if bias is None else bias[origin]
+def _read_in_parts(weight: Tensor, origin: Tensor) -> Tensor:
+    return weight[:, origin] / torch.bincount(origin)[origin].to(weight)
+
+
+def _squared_steps(weight: Tensor) -> float:
+    return float(weight.abs().amax(1).square().sum())
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
