@@ -69,6 +69,7 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "minilm": {
         **_RANGES,
+        "int8, calibrated ranges": {"activations": "static"},
         "int8, embeddings in 6 bits": {"embedding_bits": 6},
     },
 }
