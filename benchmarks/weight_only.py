@@ -63,7 +63,7 @@ def minilm() -> Case:
         "plain rounding, 4 bits": {"bits": 4, "rounding": "nearest"},
         "4 bits": {"bits": 4},
         "4 bits, adaround": {"bits": 4, "rounding": "adaround"},
-        "auto, 15 MB": {"bits": "auto", "size": 0.1635},
+        "auto, 15 MB": {"bits": "auto", "size": 0.16},
         "plain rounding, 3 bits": {"bits": 3, "rounding": "nearest"},
         "3 bits": {"bits": 3},
         "auto, size of 3 bits": {"bits": "auto", "size": 0.104},

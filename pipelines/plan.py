@@ -140,13 +140,21 @@ def _compress(recipe: Recipe, shared: dict[str, Any], tracking_uri: str | None) 
         step = PlannedStep(
             id=line.family if times == 1 else f"{line.family}-{times}",
             step=line.family,
-            config={"method": complete.method, "options": complete.options, **shared}
+            config={"method": complete.method, "options": _for_targets(complete.options, recipe), **shared}
             | ({"tracking_uri": tracking_uri} if line.family in _TEACHER else {}),
             inputs={"bundle": before, **_TEACHER.get(line.family, {})},
         )
         steps.append(step)
         before = step.id
     return steps
+
+
+def _for_targets(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Where all targets take calibrated ranges, `auto` need not try to do without: the weights are rounded for them."""
+    if options.get("activations") != "auto":
+        return options
+    calibrated = all(FORMATS[target.format].calibrated_ranges for target in recipe.targets)
+    return options | ({"activations": "static"} if calibrated else {})
 
 
 def _file(target: Target) -> dict[str, Any]:

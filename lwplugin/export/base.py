@@ -88,14 +88,16 @@ class ExportOptions(BaseModel):
 class Format:
     """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``.
 
-    ``fixed_batch``: a file runs one number of examples, its option ``batch``; ``served``: a registered version
-    of it is an MLflow pyfunc.
+    ``fixed_batch``: a file runs one number of examples, its option ``batch``; ``calibrated_ranges``: integer layers
+    that read their own range while they run take the calibrated one there; ``served``: a registered version of it is an
+    MLflow pyfunc.
     """
 
     name: str
     module: str
     summary: str
     fixed_batch: bool = False
+    calibrated_ranges: bool = False
     served: bool = True
 
     @property
@@ -118,7 +120,12 @@ FORMATS: dict[str, Format] = {
             "aotinductor", "lwplugin.export.aotinductor", "AOTInductor package (.pt2), float, for this CPU"
         ),
         Format("onnx", "lwplugin.export.onnx", "ONNX, float or explicit Q/DQ"),
-        Format("openvino", "lwplugin.export.openvino", "OpenVINO IR, float or int8, for CPUs"),
+        Format(
+            "openvino",
+            "lwplugin.export.openvino",
+            "OpenVINO IR, float or int8, for CPUs",
+            calibrated_ranges=True,
+        ),
         Format(
             "executorch",
             "lwplugin.export.executorch",
@@ -129,6 +136,7 @@ FORMATS: dict[str, Format] = {
             "tensorrt",
             "lwplugin.export.tensorrt",
             "TensorRT engine, float, half or int8, for CUDA GPUs",
+            calibrated_ranges=True,
             served=False,
         ),
         Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),

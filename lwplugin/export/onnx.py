@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
     from lwplugin.progress import Progress
 
+_log = logging.getLogger(__name__)
 FILE = "model.onnx"
 _BLOCKS_OPSET = 21
 _LIMIT_BYTES = 2**31 - 2**20
@@ -116,9 +118,15 @@ def graph_of(
 
 def _round_to_known_ranges(layers: dict[str, Any]) -> None:
     """What the file computes is what it is compared with."""
-    for layer in layers.values():
-        if getattr(layer, "dynamic", False):
-            layer.dynamic = False
+    dynamic = [layer for layer in layers.values() if getattr(layer, "dynamic", False)]
+    for layer in dynamic:
+        layer.dynamic = False
+    if dynamic:
+        _log.warning(
+            "%d layers were rounded for the range of the values at hand, and this format takes calibrated ones; "
+            "quantized with activations: static they come closer to the model",
+            len(dynamic),
+        )
 
 
 def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> onnx.ModelProto:

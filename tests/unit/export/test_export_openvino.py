@@ -207,7 +207,9 @@ def test_half_weights_are_stored_as_the_bundle_has_them_and_widened_when_compile
     assert kinds.count("Eltwise") == 1, "batch norms are folded; only the residual addition is left"
 
 
-def test_layers_that_read_their_own_range_stay_in_8_bits_on_disk(tmp_path: Path) -> None:
+def test_layers_that_read_their_own_range_stay_in_8_bits_on_disk(
+    tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64)).eval()
     x = np.random.default_rng(0).standard_normal((60, 64)).astype(np.float32)
@@ -216,6 +218,7 @@ def test_layers_that_read_their_own_range_stay_in_8_bits_on_disk(tmp_path: Path)
     exported = export(light, data, format="openvino", path=tmp_path)
     assert exported.meta["parity"]["sqnr_db"] > 60
     assert (tmp_path / "model.bin").stat().st_size < 1.2 * (64 * 128 + 128 * 64)
+    assert "2 layers were rounded for the range of the values at hand" in heard.text
 
 
 def test_packings_that_openvino_misreads_are_refused_with_the_reason(

@@ -75,6 +75,18 @@ def test_files_of_a_fixed_batch_are_made_for_the_target_s_own() -> None:
     assert steps["measure-phone-8-1"].inputs["baseline"] == "export-parent-executorch-8"
 
 
+def test_int8_is_rounded_for_calibrated_ranges_where_all_targets_take_them() -> None:
+    two = {"name": "two", "format": "openvino"}
+
+    def activations(targets: list[dict[str, Any]], **options: Any) -> Any:
+        plan = make_plan(recipe(targets=targets, compress=[{"quantize": options}]), PARENT)
+        return steps_of(plan)["quantize"].config["options"]["activations"]
+
+    assert activations([two]) == "static"
+    assert activations([two, ONE]) == "auto"
+    assert activations([two], activations="dynamic") == "dynamic"
+
+
 def test_targets_share_the_parents_export() -> None:
     steps = steps_of(make_plan(recipe(targets=[ONE, TWO]), PARENT))
     assert sum(step.id.startswith("export-parent") for step in steps.values()) == 1
