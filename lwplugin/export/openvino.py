@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import tempfile
@@ -20,6 +21,7 @@ from lwplugin.export.onnx_quantized import SCHEMES
 from lwplugin.export.parity import check
 from lwplugin.export.source import OUTPUT, described, facts
 from lwplugin.export.torch_errors import root_cause
+from lwplugin.measure.layer_names import layers_in
 from lwplugin.quantize.encodings import Encoding, Groups, Half
 from lwplugin.quantize.packed import PackedLayer
 
@@ -121,6 +123,9 @@ def _convert(graph: source.Graph, told: dict[str, str], file: Path, *, as_writte
     _name_by_place(model)
     for key in sorted(told):
         model.set_rt_info(told[key], ["lwplugin", key.removeprefix("lwplugin.")])
+    there = {node.get_friendly_name() for node in model.get_ordered_ops()}
+    layers = {name: layer for name, layer in layers_in(graph.proto).items() if name in there}
+    model.set_rt_info(json.dumps(layers, separators=(",", ":")), ["lwplugin", "layers"])
     openvino.save_model(model, str(file), compress_to_fp16=False)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 # A fused or moved operator belongs to the layer before it.
 _FOLLOWS = {
@@ -36,9 +41,11 @@ def layers_of(file: Path, file_format: str) -> dict[str, str]:
     tell."""
     try:
         if file_format == "onnx":
-            return owners(_onnx(file))
+            import onnx
+
+            return layers_in(onnx.load(str(file), load_external_data=False))
         if file_format == "openvino":
-            return owners(_openvino(file))
+            return _openvino(file)
     except (ImportError, OSError, ValueError, SyntaxError):
         return {}
     return {}
@@ -110,18 +117,17 @@ def _of_bias(
     return found.get(before, layer)
 
 
-def _onnx(file: Path) -> list[Node]:
-    import onnx
-
-    graph = onnx.load(str(file), load_external_data=False).graph
-    nodes = [Node("Const", [entry.name], constant=True) for entry in graph.initializer]
-    for node in graph.node:
+def layers_in(model: onnx.ModelProto) -> dict[str, str]:
+    """`owners` of an ONNX graph."""
+    nodes = [Node("Const", [entry.name], constant=True) for entry in model.graph.initializer]
+    for node in model.graph.node:
         names = [node.name, *node.output] if node.name else list(node.output)
         nodes.append(Node(node.op_type, names, [name for name in node.input if name]))
-    return nodes
+    return owners(nodes)
 
 
-def _openvino(file: Path) -> list[Node]:
+def _openvino(file: Path) -> dict[str, str]:
+    """By the names in it, and by what our export wrote down: its converter drops the names of some constants."""
     from xml.etree import ElementTree
 
     root = ElementTree.parse(file).getroot()
@@ -130,7 +136,7 @@ def _openvino(file: Path) -> list[Node]:
     for edge in root.findall("./edges/edge"):
         port = int(edge.attrib["to-port"])
         read.setdefault(edge.attrib["to-layer"], []).append((port, edge.attrib["from-layer"]))
-    return [
+    nodes = [
         Node(
             entry.attrib["type"],
             [entry.attrib["name"]],
@@ -139,3 +145,5 @@ def _openvino(file: Path) -> list[Node]:
         )
         for number, entry in layers.items()
     ]
+    noted = root.find("./rt_info/lwplugin/layers")
+    return {**owners(nodes), **(json.loads(noted.attrib["value"]) if noted is not None else {})}

@@ -63,7 +63,7 @@ class Embedding(Task):
 
     def columns(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, np.ndarray]:
         cosine = _cosine(outputs, targets)
-        return {"score": cosine, "cosine_distance": 1 - cosine}
+        return {"score": cosine, "cosine_distance": (1 - cosine).clip(0)}
 
     def agreement(self, outputs: Any, reference: Any) -> np.ndarray:
         return _cosine(as_floats(outputs), as_floats(reference)).clip(0, 1)

@@ -16,6 +16,7 @@ from lwplugin.data import Data, from_arrays
 from lwplugin.errors import ExportError, MissingExtraError, RecipeError
 from lwplugin.export import Exported, export, load_exported
 from lwplugin.export import onnx as onnx_format
+from lwplugin.measure.layer_names import layer_of, layers_of
 from lwplugin.measure.runtimes.base import create
 from lwplugin.measure.subject import Subject
 from lwplugin.quantize import quantize
@@ -219,6 +220,17 @@ def test_layers_that_read_their_own_range_stay_in_8_bits_on_disk(
     assert exported.meta["parity"]["sqnr_db"] > 60
     assert (tmp_path / "model.bin").stat().st_size < 1.2 * (64 * 128 + 128 * 64)
     assert "2 layers were rounded for the range of the values at hand" in heard.text
+
+
+def test_the_file_tells_which_kernel_computes_which_layer_over_tokens(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)).eval()
+    x = np.random.default_rng(0).standard_normal((40, 5, 8)).astype(np.float32)
+    exported = export(net, from_arrays(test=(x, None), task="regression"), format="openvino", path=tmp_path)
+    model = openvino.Core().compile_model(str(exported.file), "CPU").get_runtime_model()
+    products = [node for node in model.get_ops() if node.get_rt_info()["layerType"].value == "FullyConnected"]
+    layers = layers_of(exported.file, "openvino")
+    assert {layer_of(node.get_friendly_name(), layers) for node in products} == {"0", "2"}
 
 
 def test_packings_that_openvino_misreads_are_refused_with_the_reason(
