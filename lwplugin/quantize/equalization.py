@@ -6,7 +6,6 @@ factor if the weights that read it grow by the same. Under a ReLU6 only channels
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
-from lwplugin.model.watching import watching
 from lwplugin.moments.rows import groups_of
 from lwplugin.quantize.fold import flat_outputs, outputs_agree
+from lwplugin.quantize.in_a_row import in_a_row
 
 _ROUNDS = 20
 _LARGEST_SCALE = 1e3
@@ -63,28 +62,16 @@ def equalized(module: nn.Module, names: list[str], inputs: Inputs) -> list[Pair]
 @torch.no_grad()
 def pairs_of(module: nn.Module, names: list[str], inputs: Inputs) -> list[Pair]:
     """Layers called once each, in a row, with only a clip between them."""
-    last: list[tuple[str, Tensor]] = []
-    found: list[Pair] = []
-    calls: Counter[str] = Counter()
 
-    def watch(name: str, args: tuple[Any, ...], output: Tensor) -> None:
-        calls[name] += 1
-        if last:
-            first, given = last.pop()
-            ceiling = _clip_between(given, args[0])
-            if ceiling is not None:
-                found.append(Pair(first, name, ceiling, _channel_peaks(module.get_submodule(first), given)))
-        last.append((name, output.clone()))
+    def between(first: str, given: Tensor, taken: Tensor) -> tuple[float, Tensor] | None:
+        ceiling = _clip_between(given, taken)
+        return None if ceiling is None else (ceiling, _channel_peaks(module.get_submodule(first), given))
 
-    with watching(module, names, watch):
-        call(module, inputs)
-    return [pair for pair in found if calls[pair.first] == calls[pair.second] == 1]
+    return [Pair(first, second, *said) for first, second, said in in_a_row(module, names, inputs, between)]
 
 
 def _clip_between(given: Tensor, taken: Tensor) -> float | None:
     """The upper bound of what lies between two tensors: infinite for a ReLU or nothing, None for anything else."""
-    if given.shape != taken.shape:
-        return None
     if torch.equal(given, taken) or torch.equal(given.clamp_min(0), taken):
         return float("inf")
     return 6.0 if torch.equal(given.clamp(0, 6), taken) else None

@@ -84,12 +84,9 @@ class Maker:
         form = replace(form, dynamic=False, smoothed=form.smoothed and form.split)
         if form not in self._references:
             if form.split:
+                whole = replace(form, split=False)
                 self._references[form], self._splits[form] = split_channels(
-                    self.reference(replace(form, split=False)),
-                    self._linear,
-                    self._inputs,
-                    limit=self.limit,
-                    smoothed=form.smoothed,
+                    self.reference(whole), self._linear, self._inputs, self.gains(whole)
                 )
             else:
                 made = copy.deepcopy(self.module)

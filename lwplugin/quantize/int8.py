@@ -232,11 +232,11 @@ def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, conf
     free = config.model_copy(update={"skip": (), "first_layer": True, "last_layer": True})
     names = select_layers(folded, batch, free, kinds=(nn.Embedding,), needed=False).chosen
     numbers = {name: folded.get_submodule(name).weight.numel() for name in names}
+    least = _SMALL_TABLE * sum(numbers.values())
     kept = [
         name
         for name in names
-        if not any(fnmatchcase(name, pattern) for pattern in config.skip)
-        and numbers[name] >= _SMALL_TABLE * sum(numbers.values())
+        if not any(fnmatchcase(name, pattern) for pattern in config.skip) and numbers[name] >= least
     ]
     for name in kept:
         table: Any = folded.get_submodule(name)

@@ -8,7 +8,7 @@ is added to the graph; the two layers grow by one channel in a hundred.
 from __future__ import annotations
 
 import copy
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
-from lwplugin.model.watching import watching
 from lwplugin.quantize.fold import flat_outputs, outputs_agree
-from lwplugin.quantize.smoothing import smoothing_gains
+from lwplugin.quantize.in_a_row import in_a_row
 
 _SHARE, _MULTIPLE = 1 / 96, 16
 """Channels added, of those there are, in whole multiples that kernels like; layers too small for one stay."""
@@ -45,14 +44,13 @@ class Split:
 
 @torch.no_grad()
 def split_channels(
-    module: nn.Module, names: list[str], inputs: Inputs, *, limit: int, smoothed: bool
+    module: nn.Module, names: list[str], inputs: Inputs, gains: Mapping[str, Tensor]
 ) -> tuple[nn.Module, list[Split]]:
     """A copy of the module that answers as it does, with channels split between linear layers where that pays.
 
     Args:
         names: the layers that may change.
-        limit: largest magnitude of an integer weight.
-        smoothed: whether inputs will be scaled against outliers; what that moves to the weights is split as well.
+        gains: of layers' inputs that will be scaled against outliers; what that moves to the weights is split as well.
     """
     few = take(inputs, _EXAMPLES)
     pairs = [
@@ -60,7 +58,6 @@ def split_channels(
         for first, second in pairs_of(module, names, few)
         if _added(module.get_submodule(second))
     ]
-    gains = smoothing_gains(module, inputs, [second for _, second in pairs], limit=limit) if smoothed else {}
     splits = []
     for first, second in pairs:
         layer: Any = module.get_submodule(second)
@@ -81,21 +78,11 @@ def split_channels(
 def pairs_of(module: nn.Module, names: list[str], inputs: Inputs) -> list[tuple[str, str]]:
     """Linear layers called once each, in a row, the second of which reads a function of each value of the first."""
     linear = [name for name in names if type(module.get_submodule(name)) is nn.Linear]
-    last: list[tuple[str, Tensor]] = []
-    found: list[tuple[str, str]] = []
-    calls: Counter[str] = Counter()
 
-    def watch(name: str, args: tuple[Any, ...], output: Tensor) -> None:
-        calls[name] += 1
-        if last:
-            first, given = last.pop()
-            if given.shape == args[0].shape and _by_value(given, args[0]):
-                found.append((first, name))
-        last.append((name, output.clone()))
+    def between(_: str, given: Tensor, taken: Tensor) -> bool | None:
+        return _by_value(given, taken) or None
 
-    with watching(module, linear, watch):
-        call(module, inputs)
-    return [(first, second) for first, second in found if calls[first] == calls[second] == 1]
+    return [(first, second) for first, second, _ in in_a_row(module, linear, inputs, between)]
 
 
 def channels_to_split(weight: Tensor, added: int) -> Tensor:

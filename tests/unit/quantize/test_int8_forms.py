@@ -158,7 +158,7 @@ def feed_forward() -> FeedForward:
 
 def test_a_split_channel_changes_no_answer_and_the_step_of_its_row() -> None:
     net, x = feed_forward(), torch.randn(8, 6, 16)
-    made, (split,) = split_channels(net, ["up", "down"], x, limit=127, smoothed=False)
+    made, (split,) = split_channels(net, ["up", "down"], x, gains={})
     assert (split.first, split.second, split.added) == ("up", "down", 16)
     assert (made.up.out_features, made.down.in_features, net.up.out_features) == (1552, 1552, 1536)
     with torch.no_grad():
@@ -169,7 +169,7 @@ def test_a_split_channel_changes_no_answer_and_the_step_of_its_row() -> None:
 @pytest.mark.parametrize("other", [{"norm": True}, {"shortcut": True}, {"hidden": 64}, {"largest": 0.1}])
 def test_channels_stay_that_something_else_reads_and_where_it_does_not_pay(other: dict[str, object]) -> None:
     net, x = FeedForward(**other).eval(), torch.randn(8, 6, 16)
-    made, splits = split_channels(net, ["up", "down"], x, limit=127, smoothed=False)
+    made, splits = split_channels(net, ["up", "down"], x, gains={})
     assert splits == []
     with torch.no_grad():
         assert torch.equal(made(x), net(x))
