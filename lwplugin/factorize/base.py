@@ -25,7 +25,7 @@ from lwplugin.factorize.sensitivity import sensitivities
 from lwplugin.factorize.sequence import Seen, in_order
 from lwplugin.factorize.sites import Sites, find_sites, put
 from lwplugin.model.cost import Cost, cost
-from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, Response, parent_responses, repairable
 from lwplugin.progress import Progress
@@ -184,7 +184,7 @@ def usable(found: Sites, parent: nn.Module, method: Method, config: FactorizeCon
         else:
             names.append(name)
     if not names:
-        quantized = quantized_layers(parent)
+        quantized = quantized_already(parent)
         raise MethodError(
             f"Nothing in this model can be factorized by '{method.name}'",
             got=quantized

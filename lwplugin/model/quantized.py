@@ -8,7 +8,7 @@ _PACKAGE = __name__.partition(".")[0]
 BEGIN_BEFORE = "begin with the model as it was before it was quantized; in a recipe, quantize last"
 
 
-def quantized_layers(module: nn.Module) -> str | None:
+def quantized_already(module: nn.Module) -> str | None:
     """``layers that are quantized already, '0' and 2 more``; None without any."""
     names = [
         name

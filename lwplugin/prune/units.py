@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal, trace
-from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
@@ -79,7 +79,7 @@ def graph_of(parent: nn.Module, data: Data, progress: Progress) -> Graph:
     progress("dependency graph", 0, None)
     graph = trace(parent, data.example(2))
     if not graph.groups:
-        quantized = quantized_layers(parent)
+        quantized = quantized_already(parent)
         raise MethodError(
             "Nothing in this model can be pruned",
             got=quantized

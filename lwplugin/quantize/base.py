@@ -15,7 +15,7 @@ from torch import nn
 from lwplugin.data.batch import Batch, call
 from lwplugin.errors import MethodError
 from lwplugin.model.hooks import hooks_on
-from lwplugin.model.quantized import BEGIN_BEFORE, quantized_layers
+from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.model.watching import watching
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
@@ -113,7 +113,7 @@ def select_layers(
         else:
             selection.skipped[name] = reason
     if needed and not selection.chosen:
-        quantized = quantized_layers(module)
+        quantized = quantized_already(module)
         raise MethodError(
             "No layer is left to quantize",
             got="; ".join(f"{n}: {r}" for n, r in selection.skipped.items())
