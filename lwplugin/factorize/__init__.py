@@ -44,9 +44,14 @@ def factorize(
         MissingExtraError: the method needs a package that is not installed.
     """
     from lwplugin.model.bundle import light
+    from lwplugin.model.opened import run_opened
     from lwplugin.model.placement import computed
 
     need_data(data)
     chosen = named(METHODS, method, of="low-rank")
     config, source = configure(chosen, options), light(model)
-    return computed(lambda: chosen.run(source, data, config, progress, checkpoint), source, data)
+
+    def run(opened: LightModel) -> LightModel:
+        return chosen.run(opened, data, config, progress, checkpoint)
+
+    return computed(lambda: run_opened(run, source, data), source, data)

@@ -142,6 +142,8 @@ def run(
     looks = config.repair or config.data_aware or method.needs_data
     inputs = repair_inputs(parent, data, config.repair_examples) if looks else None
     responses = _responses(parent, inputs, sites, config, progress)
+    if inputs is not None:
+        sites = _answered(sites, responses)
     matters = _sensitivities(parent, inputs, sites, data, config, progress)
     options, chosen = choose(method, parent, sites, before, inputs, responses, matters, config, progress)
     made = {name: option.form for name, option in chosen.items() if option.form is not None}
@@ -204,6 +206,16 @@ def _responses(
     others = repairable(parent) if config.repair else []
     names = dict.fromkeys([*sites.names, *others])
     return parent_responses(parent, inputs, list(names), rows_per_input=ROWS_PER_INPUT, seed=config.seed)
+
+
+def _answered(sites: Sites, responses: Mapping[str, Response]) -> Sites:
+    """The layers whose answers are known."""
+    unknown = [name for name in sites.names if name not in responses]
+    reason = "its rows on the calibration examples do not belong to one example each"
+    return Sites(
+        [name for name in sites.names if name in responses],
+        sites.left_alone | dict.fromkeys(unknown, reason),
+    )
 
 
 def _sensitivities(

@@ -59,7 +59,7 @@ def choose(
 
         with torch.no_grad(), watching(parent, sites.names, watch):
             call(parent, inputs)
-    return options, _choose(options, before, config)
+    return options, _choose(options, before, config, sites.left_alone)
 
 
 def _options(
@@ -90,7 +90,9 @@ def _options(
     return found
 
 
-def _choose(options: Layers, before: Cost, config: FactorizeConfig) -> dict[str, Option]:
+def _choose(
+    options: Layers, before: Cost, config: FactorizeConfig, left_alone: Mapping[str, str]
+) -> dict[str, Option]:
     if config.rank is not None:
         return by_rank(options, config.rank)
     if config.energy is not None:
@@ -103,8 +105,8 @@ def _choose(options: Layers, before: Cost, config: FactorizeConfig) -> dict[str,
     if least > asked * total:
         raise MethodError(
             f"Low rank cannot bring the model to {asked:.1%} of its {kind}",
-            got=f"{least / total:.1%} with every layer at its floor; what has no product form, such as recurrent "
-            f"layers, holds {others / total:.1%}",
+            got=f"{least / total:.1%} with every layer at its floor; {others / total:.1%} lie in what stays whole"
+            + "".join(f"; {name}: {reason}" for name, reason in list(left_alone.items())[:5]),
             do="ask for more than that, lower min_kept, or combine with prune or quantize",
         )
     ceiling = asked * total - others

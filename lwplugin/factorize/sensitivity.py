@@ -56,7 +56,7 @@ def sensitivities(
         if not answer.requires_grad:
             return {}
         valid = attention_mask(part)
-        reached = [name for name in names if responses[name].requires_grad]
+        reached = [name for name in names if name in responses and responses[name].requires_grad]
         for probe in range(probes):
             noise = torch.randn(answer.shape, generator=generator).to(answer)
             gradients = torch.autograd.grad(

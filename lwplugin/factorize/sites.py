@@ -58,7 +58,8 @@ def find_sites(module: nn.Module, inputs: Inputs, skip: Sequence[str]) -> Sites:
     names: list[str] = []
     for name in [*calls, *(n for n in layers if n not in calls)]:
         layer: Any = layers[name]
-        reason = _reason(layer, calls[name], owners[id(layer.weight)] > 1 or homes[id(layer)] > 1)
+        shared = homes[id(layer)] > 1 or any(owners[id(p)] > 1 for p in layer.parameters(recurse=False))
+        reason = _reason(layer, calls[name], shared)
         if any(fnmatchcase(name, pattern) for pattern in skip):
             reason = "named in skip"
         if reason is None:
@@ -72,7 +73,9 @@ def find_sites(module: nn.Module, inputs: Inputs, skip: Sequence[str]) -> Sites:
 
 def _holds_matrix(layer: nn.Module) -> bool:
     weight = getattr(layer, "weight", None)
-    return isinstance(weight, Tensor) and weight.dim() >= 2
+    if isinstance(weight, Tensor):
+        return weight.dim() >= 2
+    return not layer._modules and any(p.dim() >= 2 for p in layer.parameters(recurse=False))
 
 
 def _reason(layer: Any, calls: int, shared: bool) -> str | None:

@@ -29,6 +29,13 @@ def adopt(module: Any, origin: Origin | None) -> tuple[Origin, Skeleton]:
             got=type(module).__name__,
             do="pass the torch.nn.Module that it was made of",
         )
+    scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        raise ModelError(
+            "A part of the model is TorchScript, whose layers cannot be seen or changed",
+            got=f"'{scripted[0]}'",
+            do="put the torch.nn.Module there that it was made of",
+        )
     integers = [name for name, part in module.named_modules() if _quantized_by_torch(part)]
     if integers:
         raise ModelError(

@@ -7,31 +7,27 @@ takes back what lost no head.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call
-from lwplugin.data.evaluation import kept_modes
+from lwplugin.data.batch import Inputs
 from lwplugin.model.layers import register_layer
-from lwplugin.model.trace import plain_kernels, tensors_of
+from lwplugin.model.stand_in import replace, stand_in
 
 _M = TypeVar("_M", bound=nn.Module)
-_SAME = 1e-4
-"""Of the output's scale: two orders of the same sums differ by far less."""
 
 
 class HeadAttention(nn.Module):
     """``nn.MultiheadAttention`` by plain linear layers, ``num_heads`` × ``head_dim`` wide inside.
 
     Called as its model is: query [n, l, embed_dim], key [n, s, kdim], value [n, s, vdim] (length first unless
-    ``batch_first``, or without n), masks as there. The projections are ordinary layers, which low rank,
-    quantization and repair treat like any others.
+    ``batch_first``, or without n), masks as there; answers [n, l, out_dim], as wide as the query by default. The
+    projections are ordinary layers, which low rank, quantization and repair treat like any others.
     """
 
     # What the fused kernels of torch's transformer layers ask before they would read packed weights.
@@ -47,6 +43,7 @@ class HeadAttention(nn.Module):
         *,
         kdim: int | None = None,
         vdim: int | None = None,
+        out_dim: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
         batch_first: bool = False,
@@ -54,12 +51,12 @@ class HeadAttention(nn.Module):
         super().__init__()
         inner = num_heads * head_dim
         self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, head_dim
-        self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
+        self.kdim, self.vdim, self.out_dim = kdim or embed_dim, vdim or embed_dim, out_dim or embed_dim
         self.dropout, self.bias, self.batch_first = dropout, bias, batch_first
         self.q_proj = nn.Linear(embed_dim, inner, bias=bias)
         self.k_proj = nn.Linear(self.kdim, inner, bias=bias)
         self.v_proj = nn.Linear(self.vdim, inner, bias=bias)
-        self.out_proj = nn.Linear(inner, embed_dim, bias=bias)
+        self.out_proj = nn.Linear(inner, self.out_dim, bias=bias)
 
     def forward(
         self,
@@ -103,12 +100,22 @@ class HeadAttention(nn.Module):
         return (out if self.batch_first else out.transpose(0, 1)), weights
 
     def fit_sizes(self) -> None:
-        """Makes ``num_heads`` agree with the projections after a cut."""
-        self.num_heads = self.q_proj.weight.shape[0] // self.head_dim
+        """Makes the number of heads and all widths agree with the projections after a cut."""
+        self.num_heads = _ends(self.q_proj)[1] // self.head_dim
+        self.embed_dim, self.kdim, self.vdim = (
+            _ends(part)[0] for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        self.out_dim = _ends(self.out_proj)[1]
 
     def _heads(self, x: Tensor) -> Tensor:
         """[n, l, heads × head_dim] → [n, heads, l, head_dim]."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _ends(projection: nn.Module) -> tuple[int, int]:
+    """How wide a projection's input and its answer are, where it is one layer or a product of several."""
+    parts: Any = projection if isinstance(projection, nn.Sequential) else [projection]
+    return parts[0].weight.shape[1], parts[-1].weight.shape[0]
 
 
 def _added(attn_mask: Tensor | None, key_padding_mask: Tensor | None, like: Tensor) -> Tensor | None:
@@ -130,13 +137,15 @@ def _as_numbers(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
 
 
-register_layer(
-    HeadAttention,
-    lambda m: {
-        name: getattr(m, name)
-        for name in ("embed_dim", "num_heads", "head_dim", "kdim", "vdim", "dropout", "bias", "batch_first")
-    },
-)
+_ARGUMENTS = ("embed_dim", "num_heads", "head_dim", "kdim", "vdim", "dropout", "bias", "batch_first")
+
+
+def _arguments(layer: HeadAttention) -> dict[str, Any]:
+    wide = {} if layer.out_dim == layer.embed_dim else {"out_dim": layer.out_dim}
+    return {name: getattr(layer, name) for name in _ARGUMENTS} | wide
+
+
+register_layer(HeadAttention, _arguments)
 
 
 def open_heads(module: nn.Module, inputs: Inputs) -> dict[str, str]:
@@ -156,27 +165,22 @@ def open_heads(module: nn.Module, inputs: Inputs) -> dict[str, str]:
     }
     if not opened:
         return whole
-    trial = copy.deepcopy(module)
-    _replace(
-        trial, {id(a): opened[id(b)] for a, b in zip(trial.modules(), module.modules()) if id(b) in opened}
-    )
-    if not _agree(module, trial, inputs):
+    if not stand_in(module, opened, inputs):
         reason = "its heads stay: code around it reads its packed weights or answers otherwise without them"
         return whole | {name: reason for name in names if name not in whole}
-    _replace(module, opened)
     return whole
 
 
 def close_heads(module: nn.Module) -> None:
     """Turns every HeadAttention that could be an ``nn.MultiheadAttention`` back into one."""
-    _replace(
+    replace(
         module,
         {
             id(layer): _closed(layer)
             for layer in module.modules()
             if type(layer) is HeadAttention
             and layer is not module
-            and layer.num_heads * layer.head_dim == layer.embed_dim
+            and layer.num_heads * layer.head_dim == layer.embed_dim == layer.out_dim
             and all(type(part) is nn.Linear for part in layer.children())
         },
     )
@@ -257,30 +261,3 @@ def _filled(made: _M, state: dict[str, Tensor], like: nn.Module) -> _M:
     made.load_state_dict({name: tensor.detach() for name, tensor in state.items()})
     made.requires_grad_(any(p.requires_grad for p in like.parameters()))
     return made.train(like.training)
-
-
-def _replace(module: nn.Module, by: dict[int, nn.Module]) -> None:
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and id(child) in by:
-                parent._modules[name] = by[id(child)]
-
-
-def _agree(one: nn.Module, other: nn.Module, inputs: Inputs) -> bool:
-    try:
-        first, second = _answers(one, inputs), _answers(other, inputs)
-        pairs = list(zip(first, second, strict=True))
-    except Exception:
-        return False
-    return all(a.shape == b.shape and _close(a.double(), b.double()) for a, b in pairs)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    gap = (a - b).abs().nan_to_num(nan=torch.inf if a.isnan().any() != b.isnan().any() else 0.0)
-    return not gap.numel() or float(gap.max()) <= _SAME * max(float(a.nan_to_num().abs().max()), 1e-12)
-
-
-def _answers(module: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with torch.no_grad(), kept_modes(module), plain_kernels(module):
-        module.eval()
-        return tensors_of(call(module, inputs))

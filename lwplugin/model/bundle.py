@@ -21,6 +21,7 @@ from lwplugin.model.adopt import adopt, unwrapped
 from lwplugin.model.batch_statistics import warn_of_batch_statistics
 from lwplugin.model.difference import Changes, compare, diff
 from lwplugin.model.origin import InMemoryOrigin, Origin, read_origin
+from lwplugin.model.padded import keep_padded
 from lwplugin.model.plain_weights import to_plain_weights
 from lwplugin.model.replay import apply
 from lwplugin.model.skeleton import Skeleton, own_tensors
@@ -178,7 +179,7 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
     """A light model of a module; the module is copied, so later changes to it do not reach here.
 
     Weights that a parametrization or a mask of ``torch.nn.utils`` computes become plain; a compiled module and
-    ``DataParallel`` are taken off.
+    ``DataParallel`` are taken off; ``nn.TransformerEncoder`` makes no nested tensors (`padded.py`).
 
     ``origin`` says how to build the unmodified module. Without it, a class that builds the same structure
     with no arguments is its own factory, and a Sequential of listed layers needs none. Otherwise the model
@@ -202,7 +203,7 @@ def light(model: nn.Module | LightModel, origin: Origin | None = None) -> LightM
             got=f"a {type(origin).__name__}",
             do="name what builds the unmodified model: lwplugin.FactoryOrigin('pkg.module:function', {…})",
         )
-    module = copy_module(unwrapped(model)).eval()
+    module = keep_padded(copy_module(unwrapped(model)).eval())
     found, skeleton = adopt(module, origin)
     if to_plain_weights(module) and isinstance(found, InMemoryOrigin):
         found, skeleton = adopt(module, origin)
@@ -254,7 +255,7 @@ def load(
                 "The bundle's weights have been changed", got=directory, do="copy the bundle again"
             )
     return LightModel(
-        module=module.eval(),
+        module=keep_padded(module.eval()),
         origin=origin,
         skeleton=skeleton,
         source=record.source,

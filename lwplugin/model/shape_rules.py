@@ -250,6 +250,23 @@ def _pixel_shuffle(walk: Walk, node: fx.Node) -> Value:
     return Value([*lead, blocks[:, 0], None, None])
 
 
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def _packed_sequence(walk: Walk, node: fx.Node) -> list[Value]:
+    """[examples, time, …] → [steps of all examples, …], and back."""
+    data, packs = walk.value(node.args[0]), operation(node) == "_pack_padded_sequence"
+    lead, rest = (data.dims[:2], data.dims[2:]) if packs else (data.dims[:1], data.dims[1:])
+    walk.freeze(data, "a dimension of examples or time", list(range(len(lead))))
+    return [Value([*[None] * (1 if packs else 2), *rest]), Value([None])]
+
+
+@rule("index_select")
+def _index_select(walk: Walk, node: fx.Node) -> Value:
+    data = walk.value(node.args[0])
+    axis = int(node.args[1]) % len(data.dims)  # type: ignore[arg-type]
+    walk.freeze(data, "picked by index", [axis])
+    return Value([None if index == axis else dim for index, dim in enumerate(data.dims)])
+
+
 @rule("index")
 def _index(walk: Walk, node: fx.Node) -> Value:
     data, indices = walk.value(node.args[0]), list(node.args[1])  # type: ignore[arg-type]

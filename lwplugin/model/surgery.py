@@ -72,6 +72,8 @@ def fit_sizes(module: nn.Module) -> None:
             per_group = layer.num_channels // layer.num_groups
             layer.num_channels = layer.weight.shape[0]
             layer.num_groups = layer.num_channels // per_group
+        elif isinstance(layer, nn.PReLU):
+            layer.num_parameters = layer.weight.shape[0]
         elif isinstance(layer, nn.Embedding):
             layer.num_embeddings, layer.embedding_dim = layer.weight.shape
         elif isinstance(layer, nn.RNNBase):

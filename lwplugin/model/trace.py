@@ -144,8 +144,22 @@ def aten_trace(module: nn.Module, inputs: Inputs) -> AtenTrace:
     except Exception as error:
         raise forward_error(module, inputs, error) from error
     recorder.graph.output([recorder.node_of(t) for t in outputs])
-    recorder.graph.eliminate_dead_code(is_impure_node=_written_in_place)
+    reads = _meet_weights(recorder.graph)
+    recorder.graph.eliminate_dead_code(is_impure_node=lambda node: _written_in_place(node) or node in reads)
     return AtenTrace(recorder.graph, recorder.names, batch=max(1, leaves[0].shape[0]))
+
+
+def _meet_weights(graph: fx.Graph) -> set[fx.Node]:
+    """Operations where something meets a weight or buffer. They run, and must fit, though nobody reads the result."""
+    weights, found = set(graph.find_nodes(op="placeholder")), set[fx.Node]()
+    for node in graph.nodes:
+        if node.op != "call_function" or not (sources := node.all_input_nodes):
+            continue
+        if all(source in weights for source in sources):
+            weights.add(node)
+        elif any(source in weights for source in sources):
+            found.add(node)
+    return found
 
 
 def _written_in_place(node: fx.Node) -> bool:

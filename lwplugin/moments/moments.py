@@ -70,7 +70,7 @@ class Moments:
         below the sampling noise, and it is several times faster than float64 products.
         """
         groups = self.xx.shape[0]
-        y = y.reshape(len(y), groups, -1)
+        y = y.reshape(len(y), groups, self.xy.shape[2])
         if not self.known_origin and len(x):
             self.known_origin = True
             self.origin_x = x[:_BLOCK].float().mean(0).double().cpu()

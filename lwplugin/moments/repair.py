@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call, take
+from lwplugin.data.batch import Inputs, call, count, take
 from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
 from lwplugin.moments.moments import Moments
@@ -24,6 +24,7 @@ from lwplugin.moments.rows import (
     answers_of,
     enough_rows,
     inputs_of,
+    reaches,
     responses_of,
     sample_rows,
     set_apart,
@@ -59,15 +60,19 @@ def parent_responses(
 ) -> dict[str, Response]:
     """Run the parent once and keep what each named layer answers, at enough rows to solve for its weights.
 
-    Layers called more than once in a forward pass are left out: one set of weights has several answers.
+    Left out are layers called more than once in a forward pass, as one set of weights has several answers, and those
+    whose rows are no whole number for each example, as where a mixture of experts sends tokens here and there: another
+    model's rows would be of other tokens.
     """
     found: dict[str, Response] = {}
     calls: dict[str, int] = {}
-    valid = attention_mask(inputs)
+    valid, examples = attention_mask(inputs), count(inputs)
 
     def keep(name: str, args: Any, output: Tensor) -> None:
         layer = parent.get_submodule(name)
         calls[name] = calls.get(name, 0) + 1
+        if not _by_example(layer, output, examples):
+            return
         wanted = enough_rows(weight_rows(layer).shape[-1], rows_per_input)
         rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
         found[name] = Response(rows, responses_of(layer, output, rows).clone())
@@ -75,6 +80,12 @@ def parent_responses(
     with torch.no_grad(), watching(parent, names, keep):
         call(parent, inputs)
     return {name: response for name, response in found.items() if calls[name] == 1}
+
+
+def _by_example(layer: nn.Module, output: Tensor, examples: int) -> bool:
+    """Whether each example has the same number of an output's rows, or the rows are the same for all of them."""
+    rows = output.numel() // max(output.shape[1 if isinstance(layer, nn.Conv1d | nn.Conv2d) else -1], 1)
+    return rows > 0 and (rows % examples == 0 or (output.ndim > 2 and len(output) == 1))
 
 
 def repairable(module: nn.Module) -> list[str]:
@@ -113,6 +124,8 @@ def repair(
         def hook(layer: nn.Module, args: Any) -> None:
             response = responses[name]
             values = response.values
+            if not reaches(layer, args[0], response.rows):
+                return  # the model sends other rows here than its parent did
             if name in kept_outputs:
                 values = values[:, kept_outputs[name].to(values.device)]
             support = None if supports is None else supports.get(name)

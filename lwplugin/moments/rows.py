@@ -94,6 +94,13 @@ def sample_rows(
     return Rows(allowed, positions)
 
 
+def reaches(layer: nn.Module, x: Tensor, rows: Rows) -> bool:
+    """Whether an input of the layer has all these rows."""
+    if isinstance(layer, nn.Linear):
+        return int(rows.index.max()) < x.numel() // x.shape[-1]
+    return int(rows.index.max()) // rows.positions < len(x)
+
+
 def inputs_of(layer: nn.Module, x: Tensor, rows: Rows) -> Tensor:
     """The chosen input rows of a layer, [rows, groups, inputs per group × kernel]."""
     index = rows.index.to(x.device)

@@ -119,7 +119,7 @@ def _greedy(
         for removal in removals:
             removal.remove(unit)
         if done in stops and trials is not None:
-            losses[done] = trials.loss(_weights(removals, layers), {n: seen[n].mean for n in layers})
+            losses[done] = trials.loss(_weights(removals, layers), {n: of.mean for n, of in seen.items()})
     return GroupErrors(order, np.array(added), losses if trials is not None else {})
 
 

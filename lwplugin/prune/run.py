@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lwplugin.errors import MethodError
-from lwplugin.model.attention import close_heads, open_heads
+from lwplugin.model.attention import close_heads
+from lwplugin.model.opened import open_layers
 from lwplugin.moments.examples import repair_inputs
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig
@@ -45,7 +46,7 @@ def run(
             do="give macs or params, or use a method that only scores units, such as reconstruct",
         )
     parent = model.copy_module()
-    whole = open_heads(parent, data.example(1))
+    whole = open_layers(parent, data.example(1))
     shrink = method.shrink or by_units(method.score, method.variants)
     pruned = shrink(parent, data, config, progress, checkpoint)
     module, details = pruned.module, dict(pruned.details)

@@ -59,10 +59,15 @@ def quantize(
     where calibration examples are missing or not finite.
     """
     from lwplugin.model.bundle import light
+    from lwplugin.model.opened import run_opened
     from lwplugin.model.placement import computed
 
     need_data(data)
     chosen = named(METHODS, method, of="quantization")
     resumed = {"checkpoint": checkpoint} if chosen.resumes else {}
     config, source = configure(chosen, options), light(model)
-    return computed(lambda: chosen.run(source, data, config, progress, **resumed), source, data)
+
+    def run(opened: LightModel) -> LightModel:
+        return chosen.run(opened, data, config, progress, **resumed)
+
+    return computed(lambda: run_opened(run, source, data), source, data)

@@ -112,6 +112,9 @@ def select_layers(
             selection.chosen.append(name)
         else:
             selection.skipped[name] = reason
+    for name, other in module.named_modules():
+        if not isinstance(other, NAMEABLE) and _holds_matrix(other):
+            selection.skipped[name] = f"layer type {type(other).__name__} has no quantized form"
     if needed and not selection.chosen:
         quantized = quantized_already(module)
         raise MethodError(
@@ -124,6 +127,12 @@ def select_layers(
             else f"quantize models with {', '.join(k.__name__ for k in kinds)} in float32, and skip fewer of them",
         )
     return selection
+
+
+def _holds_matrix(layer: nn.Module) -> bool:
+    """Whether a layer, not its parts, has weights worth fewer bits."""
+    alone = not layer._modules or isinstance(layer, nn.MultiheadAttention)
+    return alone and any(p.dim() >= 2 for p in layer.parameters(recurse=False))
 
 
 def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> list[str]:

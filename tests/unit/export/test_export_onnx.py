@@ -205,6 +205,34 @@ def test_named_inputs_and_layers_on_sequences(quantized: bool, tmp_path: Path) -
         assert found["MatMul"] == 0
 
 
+class Towers(nn.Module):
+    """Two inputs through the same layers, in two dimensions and in three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act, self.down = nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8, bias=False)
+        self.point, self.table = nn.Conv1d(16, 16, 1), nn.Embedding(20, 16)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.point(self.table(x).transpose(1, 2)).relu().transpose(1, 2)
+        return self.down(self.act(self.up(x))).mean(1)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.embed(a), self.embed(b)], 1)
+
+
+@pytest.mark.parametrize("method", ["int8", "weight_only"])
+def test_layers_that_run_twice_share_their_weights_in_the_file(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    texts = (torch.randint(0, 20, (64, 6)), torch.randint(0, 20, (64, 6)))
+    data = from_arrays(calibration=(texts, None), task="embedding")
+    light = quantize(Towers().eval(), data, method=method)
+    made = export(light, data, path=tmp_path)
+    assert made.meta["parity"]["max_abs_error"] < 0.05
+    weights = {t.name: len(t.raw_data) for t in onnx.load(made.file).graph.initializer}
+    assert 16 * 32 // 2 < sum(weights.values()) < 2 * (16 * 32 + 32 * 8 + 16 * 16 + 20 * 16)
+
+
 class Branches(nn.Module):
     """Concatenation, max pooling, flatten into a linear layer, Conv1d and a two-tensor input."""
 

@@ -220,10 +220,11 @@ class Recurrent(nn.Module):
         return out
 
 
-def test_a_budget_below_what_has_no_product_form_names_the_least_that_can_be_met() -> None:
+def test_a_budget_below_what_stays_whole_names_the_least_that_can_be_met_and_what_stays() -> None:
     data = from_arrays(calibration=torch.randn(40, 5, 6), task="regression")
     with pytest.raises(
-        MethodError, match=r"to 50\.0% of its params: got 9\d\.\d% .*recurrent layers, holds 97\.9%"
+        MethodError,
+        match=r"to 50\.0% of its params: got 9\d\.\d% .*; 97\.9% .* whole; rnn: layer type GRU has no",
     ):
         run(Recurrent(), data, params=0.5)
 

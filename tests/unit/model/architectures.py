@@ -332,6 +332,39 @@ class HiddenTrap(nn.Module):
         return self.head(F.relu(self.c2(F.relu(self.c1(x))[:, 2:6])).mean((2, 3)))
 
 
+class Unread(nn.Module):
+    """A head whose answer nobody reads in evaluation, and a mean that forward keeps; slopes of each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c1, self.slopes, self.c2 = nn.Conv2d(1, 12, 3), nn.PReLU(12), nn.Conv2d(12, 8, 3)
+        self.beside, self.head = nn.Linear(8, 3), nn.Linear(8, 10)
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        x = F.relu(self.c2(self.slopes(self.c1(x)))).mean((2, 3))
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        beside = self.beside(x)
+        return self.head(x), beside if self.training else None
+
+
+class PackedTexts(nn.Module):
+    """A recurrent layer over texts of several lengths without their padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.head = (
+            nn.Embedding(20, 12),
+            nn.LSTM(12, 10, batch_first=True),
+            nn.Linear(10, 5),
+        )
+
+    def forward(self, ids: Tensor) -> Tensor:
+        lengths = (ids > 0).sum(1).clamp_min(1)
+        texts = nn.utils.rnn.pack_padded_sequence(self.embed(ids), lengths, True, enforce_sorted=False)
+        return self.head(self.rnn(texts)[1][0][-1])
+
+
 def image() -> Tensor:
     return torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -364,5 +397,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], tu
     "shared": (Shared, image, ("stem", "twice")),
     "chunk_concat": (ChunkConcat, image, ("stem", "a", "b", "glu")),
     "shape_control": (ShapeControl, image, ("c1", "c2")),
+    "unread": (Unread, image, ("c1", "c2")),
+    "packed_texts": (PackedTexts, words, ("rnn", "embed")),
     "hidden_trap": (HiddenTrap, image, ("c2",)),
 }

@@ -157,3 +157,11 @@ class Normed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3))
         return self.head(torch.relu(self.third(y)))
+
+
+def bert(**config: int) -> nn.Module:
+    """A BERT of these sizes."""
+    import transformers
+
+    made: nn.Module = transformers.BertModel(transformers.BertConfig(**config))
+    return made

@@ -195,6 +195,29 @@ def test_a_model_that_writes_into_its_inputs_is_compressed_like_any_other() -> N
     assert "prune" in repr(lwplugin.prune(InPlace(), DATA, macs=0.7, collapse=0))
 
 
+def test_a_model_of_transformers_that_has_run_before_is_taken_in() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"vocab_size": 40, "max_position_embeddings": 16, **sizes}
+    net = transformers.BertModel(transformers.BertConfig(**config)).eval()
+    with torch.no_grad():
+        net(
+            torch.ones(1, 3, dtype=torch.long), output_hidden_states=True
+        )  # hangs hooks on its blocks that record
+    assert any(part._forward_hooks for part in net.modules())
+    origin = lwplugin.FactoryOrigin("light_nets:bert", config)
+    assert lwplugin.light(net, origin=origin).changes.modules == {}
+    net.encoder.register_forward_hook(lambda *_: None)
+    with pytest.raises(ModelError, match=r"Hooks were hung .*1 on 'encoder'"):
+        lwplugin.light(net, origin=origin)
+
+
+def test_a_scripted_part_is_named() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Sequential(nn.ReLU())))
+    with pytest.raises(ModelError, match=r"TorchScript.*got '1'"):
+        lwplugin.light(net)
+
+
 def test_pruning_with_every_layer_skipped_says_so() -> None:
     with pytest.raises(MethodError, match="No layer is left to prune: got 2 groups of units"):
         lwplugin.prune(plain(), DATA, macs=0.7, skip=["*"])

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.repair import parent_responses, repair, repairable
@@ -166,6 +166,39 @@ def test_shared_weights_are_not_solved() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     net[1].weight = net[0].weight
     assert repairable(net) == ["2"]
+
+
+class Routed(nn.Module):
+    """Sends each row to one of two layers, none of these to a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.left, self.right, self.idle = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        to_left = x[:, 0] > 0
+        self.idle(x[:0])
+        y = self.shared(x)
+        y[to_left], y[~to_left] = self.left(x[to_left]), self.right(x[~to_left])
+        return y
+
+
+def test_layers_that_other_rows_might_reach_are_left_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 4)
+    assert 0 < int((x[:, 0] > 0).sum()) < 9
+    parent = Routed()
+    answers = parent_responses(parent, x, ["shared", "left", "right", "idle"])
+    assert list(answers) == ["shared"]
+    assert [done.name for done in repair(copy.deepcopy(parent), x, answers, {})] == ["shared"]
+    assert repair(copy.deepcopy(parent), x[:8], answers, {}) == []  # rows that are not there
+
+
+def test_few_examples_leave_none_apart_to_judge_by() -> None:
+    torch.manual_seed(0)
+    parent, x = nn.Sequential(nn.Linear(4, 3)), torch.randn(3, 4)
+    (done,) = repair(copy.deepcopy(parent), x, parent_responses(parent, x, ["0"]), {})
+    assert done.error_after < 1e-6
 
 
 def test_a_layer_called_twice_is_left_alone() -> None:
