@@ -26,6 +26,7 @@ from lwplugin.export.onnx_layers import (
 from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_products import move_zero_points, score_operands
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
+from lwplugin.quantize.layers import QuantLinear
 
 if TYPE_CHECKING:
     import onnx
@@ -69,7 +70,7 @@ def _expand(
     taken: dict[str, Range] = {}
     given: dict[str, Range] = {}
     kernels: set[int] = set()
-    seen: set[str] = set()
+    seen: dict[str, bool] = {}
     made_before: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.nodes:
@@ -78,13 +79,16 @@ def _expand(
             nodes.append(node)
             continue
         layer = layers[name]
-        if name in seen:
+        # A linear layer's weight lies in the graph as its input's rank wants it.
+        of_rows = graph.ranks.get(node.input[0]) == 2
+        if seen.setdefault(name, of_rows) != of_rows and isinstance(layer, QuantLinear):
             raise ExportError(
-                "A quantized layer is used twice in the graph", got=name, do="leave it in float with skip"
+                "A quantized layer is used for rows alone and for rows of examples",
+                got=name,
+                do="leave it in float with skip, or reshape its inputs alike",
             )
-        seen.add(name)
         written = LOWERINGS[type(layer)](graph, node, name, layer, scheme)
-        # Layers that read the same tensor name what they share alike.
+        # Layers that read the same tensor name what they share alike, and so do the uses of one layer.
         nodes.extend(made for made in written if made.output[0] not in made_before)
         made_before.update(made.output[0] for made in written)
         if getattr(layer, "activation_bits", None) is not None and not scheme.reads_own_range(layer):
@@ -95,7 +99,7 @@ def _expand(
             kernels.update(id(made) for made in written if made.op_type in ("Conv", *_PRODUCTS))
     # A layer that left neither mark nor weight is one whose answer is not asked for.
     missing = [
-        name for name in set(layers) - seen if any(f"{name}.weight" in each for each in graph.constants)
+        name for name in set(layers) - set(seen) if any(f"{name}.weight" in each for each in graph.constants)
     ]
     if missing:
         raise ExportError(
