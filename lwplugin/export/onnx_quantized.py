@@ -54,10 +54,9 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
     fold_padding(graph, taken)
     _average_over_space(graph)
     ranges = known_ranges(graph, taken, given)
-    if not scheme.symmetric_activations:
-        _remove_clips(graph, ranges, kernels, scheme)
+    clips = {} if scheme.symmetric_activations else _remove_clips(graph, ranges, kernels, scheme)
     scores = score_operands(graph, given) if scheme.rounds_scores else set()
-    _place(graph, ranges, kernels, scores, scheme)
+    _place(graph, ranges, kernels, scores, clips, scheme)
     if scheme.products_without_zero_points:
         move_zero_points(graph)
     return graph.finish()
@@ -132,10 +131,16 @@ def _average_over_space(graph: GraphEditor) -> None:
     graph.nodes = nodes
 
 
-def _remove_clips(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme) -> None:
-    """Drop Relu and Clip behind a kernel or an addition where the grid itself clips at the same place."""
+def _remove_clips(
+    graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scheme: Scheme
+) -> dict[str, onnx.NodeProto]:
+    """Drop Relu and Clip behind a kernel or an addition where the grid itself would clip at the same place.
+
+    Returns those that are gone, by the tensor they gave: `_put_back` knows which tensors are rounded in the end.
+    """
     producers, readers = graph.producers(), graph.readers()
     kept: list[onnx.NodeProto] = []
+    gone: dict[str, onnx.NodeProto] = {}
     for node in graph.nodes:
         kept.append(node)
         if node.op_type not in ("Relu", "Clip") or node.output[0] not in ranges:
@@ -148,17 +153,35 @@ def _remove_clips(graph: GraphEditor, ranges: dict[str, Range], kernels: set[int
         lo, hi = ranges[output]
         same_place = scheme.grid(lo, hi).zero_point == 0 and low == 0.0 and hi <= high * (1 + 1e-6)
         if same_place and len(readers[source]) == 1 and source not in graph.outputs:
-            kept.pop()
+            gone[output] = kept.pop()
             producer.output[0] = output
     graph.nodes = kept
+    return gone
+
+
+def _put_back(graph: GraphEditor, clips: dict[str, onnx.NodeProto]) -> None:
+    """Relus and Clips again behind the nodes whose outputs they were, for those that are read as floats."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        if node.output and (clip := clips.get(node.output[0])) is not None:
+            node.output[0] = clip.input[0]
+            nodes.append(clip)
+    graph.nodes = nodes
 
 
 def _place(
-    graph: GraphEditor, ranges: dict[str, Range], kernels: set[int], scores: set[str], scheme: Scheme
+    graph: GraphEditor,
+    ranges: dict[str, Range],
+    kernels: set[int],
+    scores: set[str],
+    clips: dict[str, onnx.NodeProto],
+    scheme: Scheme,
 ) -> None:
     """Decide which nodes compute in integers, then give their tensors one Q/DQ pair each.
 
-    ``scores`` are tensors to be rounded to grids without zero points though no layer reads them.
+    ``scores`` are tensors to be rounded to grids without zero points though no layer reads them; ``clips`` have been
+    removed and come back where the tensor they gave is not rounded for all its readers.
     """
     producers, readers = graph.producers(), graph.readers()
     integer = _integer_nodes(graph, ranges, kernels)
@@ -183,6 +206,13 @@ def _place(
         elif name in scores:
             pairs[name] = True
             schemes[name] = replace(scheme, symmetric_activations=True)
+    still_clips = {
+        name
+        for name in pairs
+        if schemes[name] is scheme
+        and (pairs[name] or all(_reads_as_data(node, name, integer) for node in readers[name]))
+    }
+    _put_back(graph, {name: clip for name, clip in clips.items() if name not in still_clips})
     nodes: list[onnx.NodeProto] = []
     for name in graph.inputs:
         if name in pairs:
