@@ -34,6 +34,7 @@ _REGISTERED_BY = (
     "lwplugin.model.attention",
     "lwplugin.quantize.layers",
     "lwplugin.quantize.packed",
+    "lwplugin.quantize.parted",
     "lwplugin.factorize.layers",
     "lwplugin.prune.layers",
     "lwplugin.distill.layers",

@@ -21,6 +21,7 @@ from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.forms import Form, Maker
 from lwplugin.quantize.layers import QuantLinear
 from lwplugin.quantize.observers import Calibrator, make_observer
+from lwplugin.quantize.rare_rows import is_rare, set_rare_rows_apart
 from lwplugin.quantize.requantize import RULES, requantized
 from lwplugin.quantize.scheme import ReduceRange, needs_reduced_range, weight_limit
 from lwplugin.quantize.weights import WeightClip
@@ -99,6 +100,12 @@ class Int8Config(QuantizeConfig):
         default=True, description="Store embedding tables in few bits too, a scale for each row."
     )
     embedding_bits: int = Field(default=8, ge=2, le=8, description="Bits of an embedding's numbers.")
+    rare_bits: int | None = Field(
+        default=None,
+        ge=2,
+        le=8,
+        description="Bits of the rows of a table that calibration examples do not read; by default as its other rows.",
+    )
     reduce_range: ReduceRange = Field(
         default="auto",
         description="7-bit weights, for kernels that saturate (x86 without VNNI); auto asks the CPU.",
@@ -135,11 +142,18 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         used = config.compensation_examples if config.rounding != "nearest" else 0
         return judging_batches(split, examples=config.examples, used=used, batch_size=config.batch_size)
 
+    tables = _tables(module, first, config)
+    if config.rare_bits is not None:
+        some = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
+        tables = set_rare_rows_apart(module, tables, (batch.inputs for batch in some))
     maker = Maker(module, selection.chosen, limit, config.weight_clip, calibrate, solving)
     forms = Contest(module, judging, data.task)
     form, made = choose(maker, forms, config)
     reference = maker.reference(form)
-    tables = _pack_embeddings(module, made, first, config)
+    for name in tables:
+        table: Any = module.get_submodule(name)
+        bits = config.rare_bits if config.rare_bits and is_rare(module, name) else config.embedding_bits
+        made.set_submodule(name, packed_embedding(table, bits=bits))
     contest = Contest(module, judging, data.task)
     rounding, bias = config.rounding, config.bias_correction
     if rounding not in RULES and bias is not True:
@@ -224,24 +238,20 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
     return form, made
 
 
-def _pack_embeddings(folded: nn.Module, quantized: nn.Module, batch: Batch, config: Int8Config) -> list[str]:
-    """Store the embeddings of ``quantized`` in few bits, in place; their names. None is fine."""
-    if not config.embeddings or not any(type(layer) is nn.Embedding for layer in folded.modules()):
+def _tables(module: nn.Module, batch: Batch, config: Int8Config) -> list[str]:
+    """Names of the embeddings that are stored in few bits; none is fine."""
+    if not config.embeddings or not any(type(layer) is nn.Embedding for layer in module.modules()):
         return []
     # Patterns in skip name layers of other kinds too, so they are matched here and not there.
     free = config.model_copy(update={"skip": (), "first_layer": True, "last_layer": True})
-    names = select_layers(folded, batch, free, kinds=(nn.Embedding,), needed=False).chosen
-    numbers = {name: folded.get_submodule(name).weight.numel() for name in names}
-    least = _SMALL_TABLE * sum(numbers.values())
-    kept = [
+    names = select_layers(module, batch, free, kinds=(nn.Embedding,), needed=False).chosen
+    tables: dict[str, Any] = {name: module.get_submodule(name) for name in names}
+    least = _SMALL_TABLE * sum(table.weight.numel() for table in tables.values())
+    return [
         name
-        for name in names
-        if not any(fnmatchcase(name, pattern) for pattern in config.skip) and numbers[name] >= least
+        for name, table in tables.items()
+        if not any(fnmatchcase(name, pattern) for pattern in config.skip) and table.weight.numel() >= least
     ]
-    for name in kept:
-        table: Any = folded.get_submodule(name)
-        quantized.set_submodule(name, packed_embedding(table, bits=config.embedding_bits))
-    return kept
 
 
 METHOD = Method("int8", Int8Config, run, "post-training static 8-bit integers, per-channel weights")

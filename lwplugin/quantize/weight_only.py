@@ -11,12 +11,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call, take
+from lwplugin.data.batch import Inputs, call, count, map_inputs, take
 from lwplugin.moments.repair import Response, parent_responses
 from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.adaround import adaptive_codes
-from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
+from lwplugin.quantize.base import Method, QuantizeConfig, Selection, fidelity, select_layers
 from lwplugin.quantize.bit_allocation import allocate, choices_of
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.compensation import compensated_codes
@@ -27,6 +27,7 @@ from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.layer_rounding import Grid, round_to_response
 from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
 from lwplugin.quantize.packing import pack_codes
+from lwplugin.quantize.rare_rows import bytes_of_places, is_rare, set_rare_rows_apart
 from lwplugin.quantize.refinement import refined
 
 if TYPE_CHECKING:
@@ -62,6 +63,13 @@ class WeightOnlyConfig(QuantizeConfig):
         ge=2,
         le=8,
         description="Bits of an embedding's numbers; as the other layers by default.",
+    )
+    rare_bits: int | None = Field(
+        default=None,
+        ge=2,
+        le=8,
+        description="Bits of the rows of a table that calibration examples do not read; by default as its other rows, "
+        "and with bits=auto and no embedding_bits chosen like those of a layer.",
     )
     rounding: Literal["compensated", "adaround", "nearest"] = Field(
         default="compensated",
@@ -109,6 +117,7 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)
     kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
     selection = select_layers(module, batch, config, kinds=kinds)
+    selection = _parted(module, selection, inputs, config)
     parent = copy.deepcopy(module)
     bits = _bits(module, selection.chosen, inputs, split, data.task, config, progress)
     packed = _round_all(module, parent, bits, inputs, config, progress)
@@ -117,6 +126,20 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     check = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
     found = fidelity(parent, {"packed": module}, check, data.task)["packed"]
     return light.evolve(module, entry_of("weight_only", config, parent, module, selection, found))
+
+
+def _parted(module: nn.Module, selection: Selection, inputs: Inputs, config: WeightOnlyConfig) -> Selection:
+    """Sets rare rows of tables apart, in place, where they may get bits of their own; names of the parts for a table's.
+
+    Where bits are chosen, the examples that show how much each layer matters have no say in which rows are frequent:
+    they read as many of the others as texts to come will.
+    """
+    choosing = config.bits == "auto" and config.embedding_bits is None
+    first = config.probe_examples if choosing else 0
+    if not (choosing or config.rare_bits is not None) or first >= count(inputs):
+        return selection
+    others = map_inputs(inputs, lambda tensor: tensor[first:])
+    return replace(selection, chosen=set_rare_rows_apart(module, selection.chosen, [others]))
 
 
 def _compensable(module: nn.Module, names: list[str], config: WeightOnlyConfig) -> list[str]:
@@ -236,7 +259,10 @@ def _bits(
 ) -> dict[str, int]:
     """By layer: as told, or chosen within the size."""
     tables = {name for name in names if isinstance(module.get_submodule(name), nn.Embedding)}
-    told = {name: config.embedding_bits for name in tables if config.embedding_bits is not None}
+    wishes = dict.fromkeys(tables, config.embedding_bits)
+    if config.rare_bits is not None:
+        wishes |= {name: config.rare_bits for name in tables if is_rare(module, name)}
+    told = {name: bits for name, bits in wishes.items() if bits is not None}
     if config.bits != "auto" or config.size is None:
         return {name: told.get(name) or int(config.bits) for name in names}
     batches = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
@@ -253,7 +279,8 @@ def _bits(
     for name, bits in told.items():
         choices[name] = [choice for choice in choices[name] if choice.bits == bits]
     weights: list[Any] = [module.get_submodule(name).weight for name in names]
-    return allocate(choices, int(config.size * sum(weight.nbytes for weight in weights)))
+    size = int(config.size * sum(weight.nbytes for weight in weights)) - bytes_of_places(module)
+    return allocate(choices, size)
 
 
 METHOD = Method(
