@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from lwplugin.quantize.base import Fidelity, QuantizeConfig, Selection
 from lwplugin.quantize.packed import PackedLayer
+from lwplugin.quantize.parted import PartedEmbedding
 from lwplugin.quantize.scheme import sqnr_db
 
 if TYPE_CHECKING:
@@ -16,9 +18,24 @@ if TYPE_CHECKING:
 
 
 def packed_report(name: str, module: nn.Module, reference: nn.Module) -> dict[str, Any]:
-    """One row of the history's layer table: a packed layer of ``module`` beside the float one of ``reference``."""
+    """One row of the history's layer table: a packed layer of ``module`` beside the float one of ``reference``.
+
+    A table in two parts is one row, with the bits of its frequent rows and of its rare ones.
+    """
     layer: Any = module.get_submodule(name)
     float_layer: Any = reference.get_submodule(name)
+    if isinstance(layer, PartedEmbedding):
+        parts = (layer.frequent, layer.rare)
+        stored = sum(part.bits_per_weight * math.prod(part.weight_shape) for part in parts)
+        return {
+            "name": name,
+            "type": type(layer).__name__,
+            "parts": [f"{name}.frequent", f"{name}.rare"],
+            "frequent_rows": layer.frequent_rows,
+            "weight_bits": [part.encoding.bits for part in parts],
+            "stored_bits": round((stored + 8 * layer.place.nbytes) / float_layer.weight.numel(), 2),
+            "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+        }
     assert isinstance(layer, PackedLayer)
     return {
         "name": name,

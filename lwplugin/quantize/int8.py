@@ -142,15 +142,15 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         used = config.compensation_examples if config.rounding != "nearest" else 0
         return judging_batches(split, examples=config.examples, used=used, batch_size=config.batch_size)
 
-    tables = _tables(module, first, config)
+    parts = tables = _tables(module, first, config)
     if config.rare_bits is not None:
         some = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
-        tables = set_rare_rows_apart(module, tables, (batch.inputs for batch in some))
+        parts = set_rare_rows_apart(module, tables, (batch.inputs for batch in some))
     maker = Maker(module, selection.chosen, limit, config.weight_clip, calibrate, solving)
     forms = Contest(module, judging, data.task)
     form, made = choose(maker, forms, config)
     reference = maker.reference(form)
-    for name in tables:
+    for name in parts:
         table: Any = module.get_submodule(name)
         bits = config.rare_bits if config.rare_bits and is_rare(module, name) else config.embedding_bits
         made.set_submodule(name, packed_embedding(table, bits=bits))

@@ -25,6 +25,7 @@ class PartedEmbedding(nn.Module):
         self.frequent_rows = frequent_rows
         self.padding_idx = padding_idx
         narrow = num_embeddings <= torch.iinfo(torch.int16).max
+        self.place: Tensor
         self.register_buffer(
             "place", torch.arange(num_embeddings, dtype=torch.int16 if narrow else torch.int32)
         )
@@ -34,7 +35,7 @@ class PartedEmbedding(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The whole table [num_embeddings, embedding_dim], rows in their usual order."""
-        return torch.cat([self.frequent.weight, self.rare.weight])[self.place.long()]  # type: ignore[operator]
+        return torch.cat([self.frequent.weight, self.rare.weight])[self.place.long()]
 
     def args(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -47,7 +48,7 @@ class PartedEmbedding(nn.Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """Integers of any shape → […, embedding_dim]."""
-        place = self.place[indices].long()  # type: ignore[index]
+        place = self.place[indices].long()
         often = self.frequent(place.clamp(max=self.frequent_rows - 1))
         seldom = self.rare((place - self.frequent_rows).clamp(min=0))
         return torch.where((place < self.frequent_rows).unsqueeze(-1), often, seldom)
@@ -66,7 +67,7 @@ def parted(table: nn.Embedding, frequent: Tensor) -> PartedEmbedding:
     order = torch.cat([frequent.nonzero().flatten(), (~frequent).nonzero().flatten()])
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
-    made.get_buffer("place").copy_(place)
+    made.place.copy_(place)
     made.frequent.weight.copy_(table.weight[frequent])
     made.rare.weight.copy_(table.weight[~frequent])
     return made.train(table.training)

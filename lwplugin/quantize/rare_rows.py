@@ -61,9 +61,7 @@ def _rows_read(
 
 def bytes_of_places(module: nn.Module) -> int:
     """What parted tables store to say where each row lies."""
-    return sum(
-        part.get_buffer("place").nbytes for part in module.modules() if isinstance(part, PartedEmbedding)
-    )
+    return sum(table.place.nbytes for table in module.modules() if isinstance(table, PartedEmbedding))
 
 
 def is_rare(module: nn.Module, name: str) -> bool:

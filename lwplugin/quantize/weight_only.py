@@ -16,7 +16,7 @@ from lwplugin.moments.repair import Response, parent_responses
 from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.adaround import adaptive_codes
-from lwplugin.quantize.base import Method, QuantizeConfig, Selection, fidelity, select_layers
+from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
 from lwplugin.quantize.bit_allocation import allocate, choices_of
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.compensation import compensated_codes
@@ -117,9 +117,9 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)
     kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
     selection = select_layers(module, batch, config, kinds=kinds)
-    selection = _parted(module, selection, inputs, config)
+    names = _rare_rows_apart(module, selection.chosen, inputs, config)
     parent = copy.deepcopy(module)
-    bits = _bits(module, selection.chosen, inputs, split, data.task, config, progress)
+    bits = _bits(module, names, inputs, split, data.task, config, progress)
     packed = _round_all(module, parent, bits, inputs, config, progress)
     for name, layer in packed.items():
         module.set_submodule(name, layer)
@@ -128,8 +128,10 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     return light.evolve(module, entry_of("weight_only", config, parent, module, selection, found))
 
 
-def _parted(module: nn.Module, selection: Selection, inputs: Inputs, config: WeightOnlyConfig) -> Selection:
-    """Sets rare rows of tables apart, in place, where they may get bits of their own; names of the parts for a table's.
+def _rare_rows_apart(
+    module: nn.Module, names: list[str], inputs: Inputs, config: WeightOnlyConfig
+) -> list[str]:
+    """Parts tables, in place, where their rare rows may get bits of their own; names with the parts for a table's.
 
     Where bits are chosen, the examples that show how much each layer matters have no say in which rows are frequent:
     they read as many of the others as texts to come will.
@@ -137,9 +139,8 @@ def _parted(module: nn.Module, selection: Selection, inputs: Inputs, config: Wei
     choosing = config.bits == "auto" and config.embedding_bits is None
     first = config.probe_examples if choosing else 0
     if not (choosing or config.rare_bits is not None) or first >= count(inputs):
-        return selection
-    others = map_inputs(inputs, lambda tensor: tensor[first:])
-    return replace(selection, chosen=set_rare_rows_apart(module, selection.chosen, [others]))
+        return names
+    return set_rare_rows_apart(module, names, [map_inputs(inputs, lambda tensor: tensor[first:])])
 
 
 def _compensable(module: nn.Module, names: list[str], config: WeightOnlyConfig) -> list[str]:
