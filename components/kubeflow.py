@@ -181,6 +181,7 @@ def export(
     format: str = "onnx",  # noqa: A002
     batch: int = 0,
     corruptions: list = [],  # noqa: B006
+    needs_labels: bool = False,
 ) -> None:
     """Write a bundle in a deployment format, compared with the torch model on real inputs.
 
@@ -191,6 +192,7 @@ def export(
         format: The deployment format.
         batch: Examples of one inference, for formats whose files run one number of them; 0: not said.
         corruptions: Corrupted copies that will be measured later, refused here where the examples cannot have them.
+        needs_labels: A metric will be bounded later, refused here where test or its labels are missing.
 
     Returns:
         exported: The file, its description and its cost.
@@ -198,7 +200,13 @@ def export(
     """
     from lwplugin.components.kubeflow_task import run_task
 
-    config: dict = {"format": format, "data": data, "task": task, "corruptions": corruptions}
+    config: dict = {
+        "format": format,
+        "data": data,
+        "task": task,
+        "corruptions": corruptions,
+        "needs_labels": needs_labels,
+    }
     if batch:  # KFP's own runner takes no null
         config["batch"] = batch
     run_task("export", config, {"bundle": bundle}, exported, metrics)

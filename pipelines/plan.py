@@ -118,9 +118,8 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     }
     steps = [PlannedStep("pull", "pull", {"version": version, "tracking_uri": tracking_uri}, inputs={})]
     parents = {_parent_export(target): _file(target) for target in recipe.targets}
-    copies = {"corruptions": [*recipe.measure.corruptions]} if recipe.measure.corruptions else {}
-    steps += [  # first, for what cannot be exported, lacks a package or cannot be measured shows here in seconds
-        PlannedStep(step, "export", {**file, **copies, **shared}, {"bundle": "pull"})
+    steps += [  # first, for what cannot be exported, lacks a package or cannot be judged shows here in seconds
+        PlannedStep(step, "export", {**file, **_judged_later(recipe), **shared}, {"bundle": "pull"})
         for step, file in parents.items()
     ]
     steps += _compress(recipe, shared, tracking_uri)
@@ -129,6 +128,15 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
     for target in recipe.targets:
         steps += _for_target(recipe, target, light, shared, version, digest, tracking_uri)
     return Plan(digest, parent, tracking_uri, tuple(target.name for target in recipe.targets), tuple(steps))
+
+
+def _judged_later(recipe: Recipe) -> dict[str, Any]:
+    """What the examples must have for the measurement and the gate at the end."""
+    gate, corruptions = recipe.gate, [*recipe.measure.corruptions]
+    needs_labels = bool(gate.max_drop) or gate.max_drop_corrupted is not None
+    return ({"corruptions": corruptions} if corruptions else {}) | (
+        {"needs_labels": True} if needs_labels else {}
+    )
 
 
 def _compress(recipe: Recipe, shared: dict[str, Any], tracking_uri: str | None) -> list[PlannedStep]:

@@ -26,6 +26,11 @@ class Config(DataConfig):
         description="corrupted copies that will be measured later: refused before anything is compressed where these "
         "examples cannot have them",
     )
+    needs_labels: bool = Field(
+        False,
+        description="a metric will be bounded later: refused before anything is compressed where test or its labels "
+        "are missing",
+    )
 
 
 def run(
@@ -38,6 +43,8 @@ def run(
 
     light = load(inputs["bundle"] / "bundle")
     data = load_data(config.data, config.task)
+    if config.needs_labels:
+        data.need_labels("test")
     if data.test is not None:
         need_possible(data.test, config.corruptions)
     options = {} if config.batch is None else {"batch": config.batch}

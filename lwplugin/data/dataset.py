@@ -64,6 +64,17 @@ class Data:
         }
         raise DataError(f"There is no {split} split", got=f"splits: {present}", do=way_out[split])
 
+    def need_labels(self, split: SplitName) -> Split:
+        """The split with what the task's metric is computed from. Raises DataError where either is absent."""
+        found = self.need(split)
+        if self.task.needs_targets and next(found.batches(1)).targets is None:
+            raise DataError(
+                f"The examples of {split} have no targets",
+                got=f"task {self.task.name}, whose metric is {self.task.metric}",
+                do="give targets, or bound what needs none: gate.min_agreement in place of max_drop",
+            )
+        return found
+
     def to_fit(self) -> Split:
         """Calibration examples as ranges, moments and ratios are fitted to them, which takes no label.
 

@@ -157,9 +157,11 @@ def export(
     """Write a model into the directory ``path`` and prove that the file is the model.
 
     Raises RecipeError for an unknown format or option, ExportError where the model cannot be written or the
-    written file, loaded in a fresh process, does not answer as the model does.
+    written file, loaded in a fresh process, does not answer as the model does, ModelError where the model does not
+    run on the examples in the first place.
     """
     from lwplugin.model.bundle import light as as_light
+    from lwplugin.model.forward_error import answer_of
 
     if format not in FORMATS:
         raise RecipeError("Unknown export format", got=repr(format), do=did_you_mean(format, FORMATS))
@@ -170,13 +172,14 @@ def export(
         raise ExportError("The place for the export is a file", got=directory, do="give a directory")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / DESCRIPTION).unlink(missing_ok=True)
-    exported = chosen.write(
-        as_light(light),
-        data,
-        directory,
-        checked(chosen.options, options, of=f"format '{chosen.name}'"),
-        progress,
-    )
+    source = as_light(light)
+    try:
+        exported = chosen.write(
+            source, data, directory, checked(chosen.options, options, of=f"format '{chosen.name}'"), progress
+        )
+    except ExportError:
+        answer_of(source.module, data.task, data.example())
+        raise
     exported.save()
     return exported
 

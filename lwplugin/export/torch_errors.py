@@ -13,6 +13,7 @@ from types import FrameType
 from torch import nn
 
 from lwplugin.errors import LwpluginError
+from lwplugin.log_levels import no_less_than
 
 _LOGGERS = (
     "torch.onnx",
@@ -20,6 +21,8 @@ _LOGGERS = (
     "torch._inductor.ir",
     "onnxscript.optimizer",
 )
+_SAYS_TWICE = "torch.export._trace"
+"""Logs as an error, in torch's own words, what it raises."""
 _NOT_THE_MODEL = ("torch", "lwplugin")
 _LONGEST = 300
 
@@ -30,17 +33,17 @@ def quiet() -> Iterator[None]:
 
     onnxscript's optimizer says of constants that it does not fold that they failed; files are compared afterwards.
     """
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
     printed = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
+        with (
+            no_less_than(logging.ERROR, *_LOGGERS),
+            no_less_than(logging.CRITICAL, _SAYS_TWICE),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(printed),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         if said := printed.getvalue().strip():
             logging.getLogger(__name__).debug("torch printed:\n%s", said)
 

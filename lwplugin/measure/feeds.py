@@ -57,7 +57,7 @@ def run_together(jobs: list[tuple[Peer, Subject, Feeds, int]]) -> list[Array]:
     """Each worker's outputs for its feeds, in batches of the given size; the workers work at the same time.
 
     Raises MeasureError where an output is not finite or has no row for every example: nothing that a
-    task would score from it means anything.
+    task would score from it means anything; DataError where the examples are not finite themselves.
     """
     queues = [
         list(pieces(feeds, size, pad=subject.fixed_batch is not None)) for _, subject, feeds, size in jobs
@@ -70,12 +70,13 @@ def run_together(jobs: list[tuple[Peer, Subject, Feeds, int]]) -> list[Array]:
         for place in active:
             results[place].append(jobs[place][0].receive()[1]["output"])
     return [
-        _checked(np.concatenate(parts), len(next(iter(feeds.values()))), worker.label)
+        _checked(np.concatenate(parts), feeds, worker.label)
         for parts, (worker, _, feeds, _) in zip(results, jobs)
     ]
 
 
-def _checked(outputs: Array, count: int, label: str) -> Array:
+def _checked(outputs: Array, feeds: Feeds, label: str) -> Array:
+    count = len(next(iter(feeds.values())))
     if outputs.ndim == 0 or len(outputs) < count:
         raise MeasureError(
             f"{label}: the output has no row for every example",
@@ -84,9 +85,20 @@ def _checked(outputs: Array, count: int, label: str) -> Array:
     outputs = outputs[:count]
     finite = np.isfinite(outputs.reshape(count, -1)).all(1)
     if not finite.all():
+        _need_finite(feeds)
         raise MeasureError(
             f"{label}: outputs are NaN or infinite",
             got=f"{count - int(finite.sum())} of {count} examples",
             do="compress less, or exclude the layer that overflows; half precision often overflows in norms",
         )
     return outputs
+
+
+def _need_finite(feeds: Feeds) -> None:
+    import torch
+
+    from lwplugin.data.finite import finite_rows, not_finite
+
+    rows = finite_rows({name: torch.from_numpy(array) for name, array in feeds.items()})
+    if not rows.all():
+        raise not_finite("the test split", f"{int((~rows).sum())} of {len(rows)} at once")

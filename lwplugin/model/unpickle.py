@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lwplugin.errors import ModelError
+from lwplugin.log_levels import no_less_than
 from lwplugin.settings import settings
 
 _AS_FACTORY = (
@@ -55,11 +56,11 @@ def load_pickle(path: Path, *, allow_pickle: bool | None, code: Path | None = No
     return module
 
 
+@no_less_than(logging.CRITICAL, "picklescan")  # its findings are in our error
 def scan(path: Path) -> None:
     """Raises ModelError where a pickle in the file imports something that can run commands or read files."""
     from picklescan.scanner import SafetyLevel, scan_file_path, scan_pickle_bytes  # type: ignore[import-untyped]
 
-    logging.getLogger("picklescan").setLevel(logging.CRITICAL)  # its findings are in our error
     try:
         _refuse_bomb(path)
         result = scan_file_path(str(path))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lwplugin.errors import RegistryError
+from lwplugin.log_levels import no_less_than
 from lwplugin.secret import redact
 
 if TYPE_CHECKING:
@@ -112,14 +113,10 @@ def _environment() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     import mlflow  # noqa: F401  # first: its import sets the level of its loggers
 
-    before = {name: logging.getLogger(name).level for name in _LOGGERS}
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
     client, waiting = logging.getLogger("urllib3.connectionpool"), _Waiting()
     client.addHandler(waiting)
     try:
-        yield
+        with no_less_than(logging.ERROR, *_LOGGERS):
+            yield
     finally:
         client.removeHandler(waiting)
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

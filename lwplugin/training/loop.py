@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lwplugin.data.batch import Batch, call, device_of
 from lwplugin.data.dataset import Data
 from lwplugin.data.evaluation import evaluate, kept_modes
+from lwplugin.data.finite import need_finite
 from lwplugin.data.split import Split
 from lwplugin.data.task import Task
 from lwplugin.errors import DataError, MethodError
@@ -58,7 +59,7 @@ def train(
     stop and ``keep_best`` comes from calibration, never from test.
 
     Raises MethodError for a loss that is not finite, for nothing to train, and for a checkpoint of
-    another training; DataError where a split or its targets are missing.
+    another training; DataError where a split or its targets are missing or hold NaN.
     """
     return _Run(module, data, config, loss, checkpoint, progress, label).go()
 
@@ -196,6 +197,7 @@ class _Run:
         self.pending.clear()
         for value in values:
             if not math.isfinite(value):
+                need_finite(self.split)
                 step = len(self.position.losses)
                 lr = self.config.lr * factor(
                     self.config.schedule, step, self.total, self.config.warmup_fraction

@@ -57,6 +57,31 @@ def test_nan_in_the_inputs_is_named() -> None:
         lwplugin.prune(net(), data(np.full_like(INPUTS, np.nan)), macs=0.5)
 
 
+def test_one_nan_is_told_with_its_row_not_as_a_rate_too_high(tmp_path: Path) -> None:
+    inputs = INPUTS.copy()
+    inputs[[3, 160]] = np.nan
+    some = lwplugin.data.from_arrays(
+        train=(inputs[:150], LABELS[:150]),
+        test=(inputs[150:], LABELS[150:]),
+        calibration=(INPUTS[:32], LABELS[:32]),
+    )
+    with pytest.raises(DataError, match="train hold NaN or infinity: got 1 of 150, the first in row 3"):
+        lwplugin.prune(net(), some, macs=0.5, method="magnitude", finetune_epochs=1)
+    file = lwplugin.export(net(), some, path=tmp_path)
+    with pytest.raises(DataError, match="test split hold NaN or infinity: got 1 of 50"):
+        lwplugin.measure(file, some, max_seconds=0.2, min_seconds=0.1)
+
+
+def test_bytes_that_the_model_does_not_take_are_no_fault_of_torchs_exporter(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (40, 3, 6, 6), np.uint8)
+    data = lwplugin.data.from_arrays(train=(pictures, np.arange(40) % 2), calibration=pictures)
+    with pytest.raises(ModelError, match=r"uint8 \[1, 3, 6, 6\].*give floats, scaled as in training"):
+        lwplugin.export(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), data, path=tmp_path)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_missing_budget_and_a_bundle_that_is_not_there_are_told_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as budget:
         lwplugin.prune(net(), data())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,11 @@ _LOCAL_HEADER = 30
 class NpzOptions(SourceOptions):
     """Options of the npz source: one file to be split, or one file per split."""
 
-    path: Path | None = Field(None, description="One file; test examples are drawn out of it.")
+    path: Path | None = Field(
+        None,
+        description="One file: with arrays per split (x_train, y_train, x_test, y_test, perhaps x_calibration), or "
+        "with x and y, out of which test examples are drawn.",
+    )
     train: Path | None = Field(None, description="File of training examples.")
     test: Path | None = Field(None, description="File of test examples.")
     calibration_file: Path | None = Field(None, description="File of calibration examples.")
@@ -42,31 +47,26 @@ class NpzOptions(SourceOptions):
 
 def read(options: NpzOptions, request: Request) -> Parts:
     """Inputs and targets as stored (float64 becomes float32 batch by batch)."""
-
-    def split(name: str, path: Path | None) -> Split | None:
-        return None if path is None else _split(name, path, options, request.slices)
-
+    parts = _parts(options)
+    arrays = {path: open_arrays(path) for path in {part.path for part in parts}}
+    found = {part.name: _split(part, arrays[part.path], options, request.slices) for part in parts}
     return Parts(
-        train=split("train", options.train),
-        calibration=split("calibration", options.calibration_file),
-        test=split("test", options.test),
-        whole=split("examples", options.path),
+        train=found.get("train"),
+        calibration=found.get("calibration"),
+        test=found.get("test"),
+        whole=found.get("examples"),
         test_fraction=options.test_fraction,
     )
 
 
 def check(options: NpzOptions, request: Request) -> None:
     """Refuses absent files, and archives without the arrays asked for."""
-    inputs = (options.x,) if isinstance(options.x, str) else options.x
     targets = () if options.y is None else (options.y,)
-    for path in (options.path, options.train, options.test, options.calibration_file):
-        if path is None:
-            continue
-        with _archive(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-        for key in (*inputs, *targets, *request.slices):
-            if key not in names:
-                raise _no_array(path, key, names)
+    for part in _parts(options):
+        names = _names(part.path)
+        for key in (*_inputs(options), *targets, *request.slices):
+            if key + part.suffix not in names:
+                raise _no_array(part.path, key + part.suffix, names)
 
 
 def contents(source: str, options: NpzOptions) -> Any:
@@ -106,6 +106,33 @@ def open_arrays(path: Path) -> dict[str, np.ndarray]:
         raise _damaged(path, error) from error
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One split: its file, and what its arrays' names end in there."""
+
+    name: str
+    path: Path
+    suffix: str = ""
+
+
+def _parts(options: NpzOptions) -> list[_Part]:
+    files = {"train": options.train, "calibration": options.calibration_file, "test": options.test}
+    if options.path is None:
+        return [_Part(name, path) for name, path in files.items() if path is not None]
+    path, names, first = options.path, _names(options.path), _inputs(options)[0]
+    own = [_Part(name, path, f"_{name}") for name in files if f"{first}_{name}" in names]
+    return own if own and first not in names else [_Part("examples", path)]
+
+
+def _inputs(options: NpzOptions) -> tuple[str, ...]:
+    return (options.x,) if isinstance(options.x, str) else options.x
+
+
+def _names(path: Path) -> list[str]:
+    with _archive(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
 def _archive(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
         raise absent("data file", path)
@@ -122,26 +149,29 @@ def _damaged(path: Path, error: Exception) -> DataError:
 
 
 def _no_array(path: Path, key: str, present: Iterable[str]) -> DataError:
-    return DataError(f"'{path}' has no array '{key}'", do=did_you_mean(key, present))
+    return DataError(
+        f"'{path}' has no array '{key}'",
+        do=f"{did_you_mean(key, present)}; x and y in the data block name the arrays, y: null means no targets",
+    )
 
 
-def _split(name: str, path: Path, options: NpzOptions, columns: tuple[str, ...]) -> Split:
+def _split(
+    part: _Part, arrays: Mapping[str, np.ndarray], options: NpzOptions, columns: tuple[str, ...]
+) -> Split:
     import numpy as np
 
     from lwplugin.data.readers import ArrayReader
     from lwplugin.data.split import Split
 
-    arrays = open_arrays(path)
-
     def array(key: str) -> np.ndarray:
-        if key not in arrays:
-            raise _no_array(path, key, arrays)
-        return arrays[key]
+        if key + part.suffix not in arrays:
+            raise _no_array(part.path, key + part.suffix, arrays)
+        return arrays[key + part.suffix]
 
     inputs = array(options.x) if isinstance(options.x, str) else {key: array(key) for key in options.x}
     targets = None if options.y is None else array(options.y)
     slices = {column: np.asarray(array(column)) for column in columns}
-    return Split(name, ArrayReader(inputs, targets), slices=slices)
+    return Split(part.name, ArrayReader(inputs, targets), slices=slices)
 
 
 def _map(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:

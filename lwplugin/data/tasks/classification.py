@@ -97,7 +97,8 @@ def class_indices(targets: torch.Tensor, *, dims: int) -> torch.Tensor:
         raise DataError(
             f"Class labels must be whole numbers of shape {shape}",
             got=f"{str(targets.dtype).removeprefix('torch.')} of shape {list(targets.shape)}",
-            do="give class indices; for one-hot or many labels use the task multi_label",
+            do="give class indices as integers (of one-hot rows their argmax); for several labels at once use the task "
+            "multi_label",
         )
     return targets.to(torch.int64)
 

@@ -59,6 +59,25 @@ def test_npz_files_per_split_and_several_inputs(tmp_path: Path) -> None:
     assert len(data.need("train")) == 16
 
 
+def test_npz_of_which_one_file_holds_the_splits(tmp_path: Path) -> None:
+    path = tmp_path / "all.npz"
+    np.savez(
+        path,
+        x_train=X[:40],
+        y_train=Y[:40],
+        x_test=X[40:],
+        y_test=Y[40:],
+        site_train=Y[:40],
+        site_test=Y[40:],
+    )
+    data = load({"source": "npz", "path": path, "slices": ["site"], "calibration": 8})
+    assert (len(data.need("train")), len(data.need("test")), len(data.need("calibration"))) == (32, 20, 8)
+    np.testing.assert_array_equal(everything(data.test)[0], X[40:])
+    np.savez(path, x_train=X, x_test=X)
+    with pytest.raises(DataError, match=r"no array 'y_train'.*y: null"):
+        load({"source": "npz", "path": path})
+
+
 def test_npz_uncompressed_is_never_loaded_whole(tmp_path: Path) -> None:
     path = tmp_path / "big.npz"
     np.savez(path, x=np.zeros((40_000, 1_000), dtype=np.float32), y=np.arange(40_000) % 2)
