@@ -13,13 +13,16 @@ def summarise(result: RunResult, target: str) -> dict[str, Any]:
     """Verdict, numbers of parent and light model, report and registration; None for what was not made."""
     gate, report = result.of("gate", target), result.of("report", target)
     registered = result.of("register", target)
+    status = result.verdicts[target]
     verdict = _read(gate.path if gate else None, "verdict.json")
+    judged = verdict is not None and verdict["status"] == status  # else a step failed, perhaps after the gate
     registration = _read(registered.path if registered else None, "registration.json")
     return {
-        "verdict": result.verdicts[target],
-        "reason": verdict["reason"] if verdict else _first_error(result, target),
+        "verdict": status,
+        "reason": verdict["reason"] if verdict and judged else _first_error(result, target),
         "checks": verdict["checks"] if verdict else [],
         "numbers": _numbers(result, target),
+        "warnings": _warnings(result, target),
         "report": str(report.path) if report and report.path else None,
         "registration": registration,
     }
@@ -27,8 +30,7 @@ def summarise(result: RunResult, target: str) -> dict[str, Any]:
 
 def _numbers(result: RunResult, target: str) -> dict[str, Any] | None:
     """{"parent": {"accuracy": …, "p50_ms": …}, "light": {…}, "speedup": …}."""
-    measured_at = result.of("measure", target)
-    comparison = _read(measured_at.path if measured_at else None, "comparison.json")
+    comparison = _comparison(result, target)
     if comparison is None:
         return None
     exports = {run.id: run.path for run in result.steps if run.step == "export"}
@@ -47,6 +49,17 @@ def _numbers(result: RunResult, target: str) -> dict[str, Any] | None:
             "peak_memory_bytes": found["peak_memory_bytes"],
         }
     return numbers
+
+
+def _warnings(result: RunResult, target: str) -> list[str]:
+    comparison = _comparison(result, target) or {}
+    sides = [comparison.get(side) or {} for side in ("baseline", "candidate")]
+    return list(dict.fromkeys(warning for side in sides for warning in side.get("warnings", ())))
+
+
+def _comparison(result: RunResult, target: str) -> dict[str, Any] | None:
+    measured = result.of("measure", target)
+    return _read(measured.path if measured else None, "comparison.json")
 
 
 def _first_error(result: RunResult, target: str) -> str | None:

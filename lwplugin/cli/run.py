@@ -173,6 +173,8 @@ def run_command(
                 raise click.UsageError(f"--again: no step '{step_id}'; {did_you_mean(step_id, known)}")
         if dry_run:
             return _show_plan(plan, place, as_json, out)
+        if reports is not None:  # that it cannot be there is told before hours of work
+            reports.mkdir(parents=True, exist_ok=True)
         if host is not None:
             from lwplugin.cli.compile import submit_recipe
 

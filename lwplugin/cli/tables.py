@@ -27,6 +27,7 @@ def target_table(target: str, summary: Mapping[str, Any]) -> str:
     lines = [f"{target}: {summary['verdict'].upper()}. {summary['reason'] or ''}".rstrip()]
     if summary["numbers"] is not None:
         lines.append(table(_rows(summary)))
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
     registration = summary["registration"]
     if registration is not None:
         new = "" if registration["created"] else " (was there already)"

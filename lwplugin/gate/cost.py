@@ -129,11 +129,11 @@ def check_speed(evidence: Evidence, policy: Policy) -> list[Check]:
         return answer("pass", f"The candidate is at least {low:.3g} times as fast as its parent.")
     if high <= least:
         way_out = (
-            "" if least > 1 or not required else "; if size is what you came for, set gate.no_faster to warn"
+            "" if least > 1 or not required else "; where size is what counts, set gate.no_faster to warn"
         )
         return answer(
             "fail",
-            f"The candidate is at most {high:.3g} times as fast as its parent, more than {least:.3g} is "
+            f"The candidate runs at no more than {high:.3g} times its parent's speed, and more than {least:.3g} is "
             f"asked{way_out}.",
         )
     return answer(

@@ -165,7 +165,9 @@ def _reason(status: Status, checks: list[Check]) -> str:
     if not required:
         return "Nothing was checked, and what is not checked does not pass."
     if status == "pass":
-        return f"All {len(required)} checks hold." if len(required) > 1 else "The one check holds."
+        held = f"All {len(required)} checks hold." if len(required) > 1 else "The one check holds."
+        missed = [check.name for check in checks if not check.required and check.status == "fail"]
+        return f"{held} Failed and not required: {', '.join(missed)}." if missed else held
     those = [check for check in required if check.status == status]
     word = {"error": "in error", "fail": "failed", "inconclusive": "inconclusive"}[status]
     more = f" ({len(those) - 1} more {word})" if len(those) > 1 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 
+import numpy as np
+
 from lwplugin.measure.config import MeasureConfig
 from lwplugin.measure.latency import Timings
 from lwplugin.measure.result import Energy, Machine, Measurement, Noise, Parity
@@ -38,6 +40,8 @@ def measurement(
         )
     if data_missing := not scored.n:
         warnings.append("There is no test split: nothing was scored.")
+    if guess := _no_better_than_a_guess(side.name, scored):
+        warnings.append(guess)
     return Measurement(
         format=side.subject.format,
         runtime=runtime_of(side.subject.format),
@@ -74,3 +78,19 @@ def noise_reason(noise: Noise, machine: Machine) -> str | None:
     if not noise.reasons:
         return None
     return f"{'; '.join(noise.reasons)} (load average {noise.load_after:.1f} on {machine.cores} CPUs)"
+
+
+def _no_better_than_a_guess(side: str, scored: Scored) -> str | None:
+    """Said of the first file alone: what came of it cannot be judged by such labels either."""
+    labels, scores = scored.arrays.get("slice_label"), scored.arrays.get(f"{side}_scores")
+    if labels is None or scores is None or (side == "candidate" and "baseline_scores" in scored.arrays):
+        return None
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    right = float(scores.mean())
+    if len(shares) < 2 or right > shares.max():
+        return None
+    return (
+        f"The {'parent' if side == 'baseline' else 'model'} is right on {right:.1%} of the test, and always giving "
+        f"the commonest label is on {shares.max():.1%}: are labels, their order and the preprocessing those of the "
+        "training?"
+    )

@@ -25,6 +25,8 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password of the tracking address
 }
 _LOGGERS = ("mlflow", "alembic")
+_SAYS_TWICE = "mlflow.store.db.utils"
+"""Logs the stack of what it raises."""
 _log = logging.getLogger("lwplugin")
 
 # mlflow keeps the tracking address in a process-wide variable that even its client reads in places.
@@ -80,7 +82,7 @@ def _refused(said: str) -> RegistryError:
         )
     return RegistryError(
         "MLflow refused",
-        got=said,
+        got=said.partition("\n[SQL: ")[0].strip(),
         do="check the tracking address (MLFLOW_TRACKING_URI), its credentials and the server's log",
     )
 
@@ -116,7 +118,7 @@ def _quiet() -> Iterator[None]:
     client, waiting = logging.getLogger("urllib3.connectionpool"), _Waiting()
     client.addHandler(waiting)
     try:
-        with no_less_than(logging.ERROR, *_LOGGERS):
+        with no_less_than(logging.ERROR, *_LOGGERS), no_less_than(logging.CRITICAL, _SAYS_TWICE):
             yield
     finally:
         client.removeHandler(waiting)

@@ -13,8 +13,8 @@ from lwplugin.report.summary import summary
 PAGE, CARD, DATA, JUNIT = "report.html", "model_card.md", "report.json", "junit.xml"
 
 
-def write_report(inputs: ReportInputs, directory: Path | str) -> None:
-    """Write report.html, model_card.md, report.json and, where there is a verdict, junit.xml.
+def write_report(inputs: ReportInputs, directory: Path | str) -> Path:
+    """Write report.html, model_card.md, report.json and, where there is a verdict, junit.xml; the page's path.
 
     The same inputs give the same bytes. Raises DataError where parts of the inputs contradict each other, and
     pydantic's ValidationError where ``verdict`` is not one.
@@ -27,3 +27,4 @@ def write_report(inputs: ReportInputs, directory: Path | str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (directory / name).write_text(text, encoding="utf-8")
+    return directory / PAGE

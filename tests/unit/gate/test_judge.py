@@ -59,6 +59,7 @@ def test_a_slower_candidate_is_rejected_unless_the_policy_says_otherwise(make: M
     assert judge(case).status == "fail"
     warned = judge(case, POLICY.model_copy(update={"no_faster": "warn"}))
     assert warned.status == "pass"
+    assert warned.reason.endswith("holds. Failed and not required: speedup.")
     assert (check_of(warned, "speedup").status, check_of(warned, "speedup").required) == ("fail", False)
     allowed = judge(case, POLICY.model_copy(update={"no_faster": "allow"}))
     assert "speedup" not in [check.name for check in allowed.checks]

@@ -10,6 +10,7 @@ import pytest
 from lwplugin.components.step import Step, StepConfig
 from lwplugin.pipelines.local import RunResult, run_plan
 from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.pipelines.summary import summarise
 
 from lwplugin.artifact import Store
 from lwplugin.errors import LwpluginError, MethodError
@@ -30,7 +31,7 @@ def _run(
         raise KeyError("a bug at http://ana:hunter2@host")
     if config.behave == "interrupt":
         raise KeyboardInterrupt
-    (output / "verdict.json").write_text(json.dumps({"status": config.behave}))
+    (output / "verdict.json").write_text(json.dumps({"status": config.behave, "reason": "", "checks": []}))
 
 
 def named(name: str) -> Step:
@@ -88,6 +89,13 @@ def test_an_error_in_one_target_leaves_the_other_alone(tmp_path: Path) -> None:
 def test_an_error_before_the_targets_is_an_error_of_all(tmp_path: Path) -> None:
     result = run(tmp_path, *shared("raise"), *target("x"), *target("y"))
     assert result.verdicts == {"x": "error", "y": "error"}
+
+
+def test_what_failed_after_the_gate_is_told_and_not_that_the_gate_passed(tmp_path: Path) -> None:
+    measure, gate, register = target("x")
+    result = run(tmp_path, *shared(), measure, gate, replace(register, config={"behave": "raise"}))
+    told = summarise(result, "x")
+    assert (told["verdict"], told["reason"]) == ("error", "register-x: it went wrong.")
 
 
 def test_nothing_is_trained_for_targets_that_cannot_be_judged(tmp_path: Path) -> None:

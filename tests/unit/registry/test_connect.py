@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -30,6 +31,25 @@ def test_a_first_look_at_a_registry_says_one_line(tmp_path: Path) -> None:
         f"error: The registry at {place} has no model 'net': got an empty registry. "
         "Do: check the name, or MLFLOW_TRACKING_URI if this is the wrong registry.\n"
     )
+
+
+def test_a_database_that_cannot_be_written_is_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with connected(place) as client:
+        client.create_registered_model("net")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON registered_model_tags BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+    caplog.clear()
+    with (
+        pytest.raises(RegistryError, match=r"refused: got \S+ full\. Do: check the tracking"),
+        connected(place) as client,
+    ):
+        client.set_registered_model_tag("net", "a", "b")
+    assert caplog.messages == []
 
 
 class Proxy(BaseHTTPRequestHandler):
