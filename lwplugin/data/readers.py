@@ -132,7 +132,7 @@ class ArrayReader(Reader):
             inputs = tuple(_rows(array, rows) for array in self._inputs)
         else:
             inputs = _rows(self._inputs, rows)
-        return inputs, None if self._targets is None else _rows(self._targets, rows)
+        return inputs, None if self._targets is None else as_labels(np.array(self._targets[rows]))
 
     def labels(self) -> np.ndarray | None:
         return None if self._targets is None else np.asarray(self._targets)

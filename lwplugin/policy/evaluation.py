@@ -95,13 +95,13 @@ def _answers(rule: Rule, version: Version) -> Iterator[_Answer]:
     for metric, limit in rule.budget.limits().items():
         bounded = metric in _BOUND_OF
         bound = version.number(_BOUND_OF[metric]) if bounded else None
-        yield _limit(rule, metric, version.number(metric), bound, limit, bounded, "the budget")
+        yield _limit(rule, metric, version.number(metric), bound, limit, bounded, _BUDGET)
     for metric, margin in rule.max_drop.items():
         value, parent = version.number(metric), version.number(f"parent_{metric}")
         drop = None if value is None or parent is None else parent - value
         bound = version.number(f"{metric}_drop_high")
         yield replace(
-            _limit(rule, f"{metric} drop", drop, bound, margin, True, "the margin"),
+            _limit(rule, f"{metric} drop", drop, bound, margin, True, _MARGIN),
             check=f"max_drop:{metric}",
         )
 
@@ -114,19 +114,38 @@ def _verdict(version: Version) -> _Answer:
     return _Answer("verdict", "fail", f"The gate's verdict is '{version.verdict}'.")
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A limit in words, and what brings value and bound closer together."""
+
+    name: str
+    surer: str
+    positive: bool
+
+
+_BUDGET = _Kind("the budget", "measure longer, or on a quieter machine", positive=True)
+_MARGIN = _Kind("the margin", "judge it on more test examples", positive=False)
+
+
 def _limit(
-    rule: Rule, metric: str, value: float | None, bound: float | None, limit: float, bounded: bool, what: str
+    rule: Rule,
+    metric: str,
+    value: float | None,
+    bound: float | None,
+    limit: float,
+    bounded: bool,
+    kind: _Kind,
 ) -> _Answer:
     def answer(status: Status, message: str) -> _Answer:
         return _Answer(f"budget:{metric}", status, message, value, bound, limit)
 
     if value is None:
         return answer("inconclusive", f"{metric} is not registered: run a recipe that measures it.")
-    if what == "the budget" and value <= 0:
+    if kind.positive and value <= 0:
         return answer("inconclusive", f"{metric} is {_show(value)}, which no model is: it was not measured.")
     if value > limit:
         over = f"by {_show(value - limit)}" + (f" ({(value - limit) / limit:.1%})" if limit > 0 else "")
-        return answer("fail", f"{metric} is {_show(value)}, over {what} of {_show(limit)} {over}.")
+        return answer("fail", f"{metric} is {_show(value)}, over {kind.name} of {_show(limit)} {over}.")
     if bounded and bound is None and rule.bounds == "required":
         return answer(
             "inconclusive",
@@ -136,8 +155,8 @@ def _limit(
     if bound is not None and bound > limit:
         return answer(
             "inconclusive",
-            f"{metric} is {_show(value)} but may be {_show(bound)}, over {what} of {_show(limit)}: "
-            "measure longer, or on a quieter machine.",
+            f"{metric} is {_show(value)} but may be {_show(bound)}, over {kind.name} of {_show(limit)}: "
+            f"{kind.surer}.",
         )
     return answer("pass", f"{metric} is {_show(value)}, within {_show(limit)}.")
 

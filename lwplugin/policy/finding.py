@@ -79,16 +79,20 @@ class Findings:
         if not self.findings:
             if not self.versions:
                 return "The registry holds no such version."
-            return f"No rule of the policy speaks of the {self.versions} versions looked at."
+            return f"No rule of the policy speaks of the {self._looked_at} looked at."
         counts = [finding for finding in self.findings if finding.counts]
         if not counts:
             noted = sum(finding.status != "pass" for finding in self.findings)
             more = f" ({noted} warned of or waived)" if noted else ""
-            return f"All {len(self.findings)} checks on {self.versions} versions hold{more}."
+            return f"All {len(self.findings)} checks on {self._looked_at} hold{more}."
         status = self.status  # once: it looks at every finding
         worst = [finding for finding in counts if finding.status == status]
         more = f" ({len(worst) - 1} more)" if len(worst) > 1 else ""
         return f"{worst[0].uri}: {worst[0].sentence}{more}"
+
+    @property
+    def _looked_at(self) -> str:
+        return f"{self.versions} version{'' if self.versions == 1 else 's'}"
 
     def not_passed(self) -> Sequence[Finding]:
         """Violations first, then what is not known, then warnings and waived ones."""

@@ -109,6 +109,9 @@ def test_npz_objects_and_missing_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "objects.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
     with pytest.raises(DataError, match="numbers only"):
         load({"source": "npz", "path": tmp_path / "objects.npz"})
+    np.savez(tmp_path / "names.npz", x=X, y=np.array(["cat", "dog", "elk"])[Y])
+    with pytest.raises(DataError, match=r"Labels must be numbers: got names such as 'cat'"):
+        everything(load({"source": "npz", "path": tmp_path / "names.npz"}).train)
     np.savez(tmp_path / "a.npz", images=X, y=Y)
     with pytest.raises(DataError, match=r"no array 'image'.*did you mean 'images'"):
         load({"source": "npz", "path": tmp_path / "a.npz", "x": "image"})

@@ -107,6 +107,14 @@ def test_what_is_not_shown_to_hold_never_passes(
     assert judge(policy(**options), light(1, **numbers)).status == status
 
 
+def test_what_is_not_shown_says_what_would_show_it() -> None:
+    margin, budget = {"max_drop": {"accuracy": 0.02}}, {"budget": {"p95_ms": 2}}
+    (drop,) = judge(policy(**margin), light(1, accuracy_drop_high="0.03")).not_passed()
+    assert drop.message.endswith("judge it on more test examples.")
+    (time,) = judge(policy(**budget), light(1, p95_high_ms="2.2")).not_passed()
+    assert time.message.endswith("measure longer, or on a quieter machine.")
+
+
 def test_a_rule_speaks_of_models_targets_aliases_and_stages() -> None:
     versions = [light(1, aliases=("champion",)), light(2, name="other")]
     staged = Listed(name="net", version=5, stage="Production", tags=light(5).tags)
