@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from lwplugin.cli import COMMANDS, invoke
+from lwplugin.cli import COMMANDS, app, invoke
 from lwplugin.cli.docs import documents
 
 ROOT = Path(__file__).parents[3]
@@ -58,3 +59,43 @@ def test_docs_lists_and_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     assert invoke(["docs", "serv"]) == 2
     assert "did you mean 'serve'?" in capsys.readouterr().err
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    for folder in (".", "docs", "lwplugin", "components", "examples", "charts"):
+        for page in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md")):
+            yield page, page.read_text(encoding="utf-8")
+
+
+def test_links_lead_somewhere() -> None:
+    def anchors(page: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    dead = []
+    for page, text in pages():
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                dead.append(f"{page.relative_to(ROOT)}: {link}")
+    assert dead == []
+
+
+def test_commands_in_documents_have_the_options_that_are_shown() -> None:
+    root = click.Context(app)
+    wrong, seen = [], 0
+    for page, text in pages():
+        for name, rest in re.findall(r"lwplugin ([a-z][a-z-]+)([^`#|\n]*)", text):
+            command = app.get_command(root, name)
+            if command is None or isinstance(command, click.Group) or command.ignore_unknown_options:
+                continue
+            known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+            for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
+                seen += 1
+                if option not in known:
+                    wrong.append(f"{page.relative_to(ROOT)}: {name} {option}")
+    assert seen > 40
+    assert wrong == []
