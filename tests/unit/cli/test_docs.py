@@ -90,7 +90,7 @@ def test_commands_in_documents_have_the_options_that_are_shown() -> None:
     for page, text in pages():
         for name, rest in re.findall(r"lwplugin ([a-z][a-z-]+)([^`#|\n]*)", text):
             command = app.get_command(root, name)
-            if command is None or isinstance(command, click.Group) or command.ignore_unknown_options:
+            if command is None or isinstance(command, click.Group) or command.context_settings:
                 continue
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
             for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
