@@ -52,4 +52,7 @@ def _way_out(module: nn.Module, inputs: Inputs) -> str:
         return "give the examples in float32, in which compressing computes"
     if torch.uint8 in met and held:
         return "give floats, scaled as in training: images of bytes are not what convolutions take"
+    longest = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    if isinstance(longest, int) and any(value.shape[-1] > longest for value in tensors(inputs).values()):
+        return f"give at most {longest} tokens, which is what the model has positions for: data.max_length"
     return "give examples of the shape and type that the model expects; several inputs are a tuple, named ones a dict"

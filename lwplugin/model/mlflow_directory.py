@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,9 +95,14 @@ def _transformers(directory: Path, options: dict[str, Any], numbers: bool) -> nn
     model: Any = cls
     try:
         if numbers:
-            loaded: Any = model.from_pretrained(
-                str(place), local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype="auto"
-            )
+            with _no_progress_bar():
+                loaded: Any = model.from_pretrained(
+                    str(place),
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    dtype="auto",
+                )
         else:
             from_config: Any = model._from_config
             config = transformers.AutoConfig.from_pretrained(str(place), local_files_only=True)
@@ -108,6 +115,19 @@ def _transformers(directory: Path, options: dict[str, Any], numbers: bool) -> nn
         ) from error
     module: nn.Module = loaded
     return module
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _architecture(place: Path) -> str:

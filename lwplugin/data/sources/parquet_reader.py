@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,15 @@ class ParquetReader(Reader):
             return columns
         parts = [columns[name] for name in self._features]
         joined = parts[0] if len(parts) == 1 else torch.cat([_flat(part) for part in parts], dim=1)
-        return joined if self._shape is None else joined.reshape(len(joined), *self._shape)
+        if self._shape is None:
+            return joined
+        if (numbers := joined[:1].numel()) != math.prod(self._shape):
+            raise DataError(
+                "The examples do not fill data.shape",
+                got=f"{numbers} numbers each for the shape {list(self._shape)}",
+                do="give the shape whose sizes multiply to that, without the batch",
+            )
+        return joined.reshape(len(joined), *self._shape)
 
     def _group(self, group: int) -> dict[str, torch.Tensor]:
         if group in self._cache:

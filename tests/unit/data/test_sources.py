@@ -150,6 +150,8 @@ def test_parquet_columns_lists_labels_and_slices(tmp_path: Path) -> None:
     assert set(data.need("test").slices()) == {"label", "city"}
     vectors = load({**spec, "features": "vector", "shape": [3, 1]})
     assert everything(vectors.train)[0].shape[1:] == (3, 1)
+    with pytest.raises(DataError, match=r"got 3 numbers each for the shape \[2, 2\]"):
+        everything(load({**spec, "features": "vector", "shape": [2, 2]}).train)
     named = load({**spec, "features": ["a", "b"], "inputs": "dict"})
     assert set(named.example()) == {"a", "b"}
 

@@ -108,6 +108,14 @@ def test_wrong_input_is_an_error_and_leaves_no_hooks() -> None:
     assert net.training
 
 
+def test_texts_longer_than_the_model_has_positions_are_told_how_long_they_may_be() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    net = transformers.BertModel(transformers.BertConfig(vocab_size=9, max_position_embeddings=6, **sizes))
+    with pytest.raises(ModelError, match=r"give at most 6 tokens.*data\.max_length"):
+        cost(net, {"input_ids": torch.ones(1, 7, dtype=torch.int64)})
+
+
 def test_light_model_knows_its_cost() -> None:
     net = light(nn.Sequential(nn.Linear(4, 3)))
     assert net.cost(torch.zeros(2, 4)).macs == 12
