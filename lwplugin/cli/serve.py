@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lwplugin.cli.output import json_option, only_json, write_json
 from lwplugin.errors import LwpluginError, MissingExtraError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from lwplugin.serve.service import Service
 
 _HELP = """Receive registry events, reconcile, and start the recipes that RULES name.
 
@@ -66,103 +72,129 @@ def serve_command(
             import prometheus_client  # noqa: F401
             import sqlalchemy  # noqa: F401
             import starlette  # noqa: F401
-            import uvicorn
+            import uvicorn  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(str(error.name), extra="serve", why="The service") from None
 
         from lwplugin.log import log_to_stderr
-        from lwplugin.notify import send_test
-        from lwplugin.secret import DATABASE_URL, WEBHOOK_SECRET, secret, secrets
-        from lwplugin.serve import outbox
-        from lwplugin.serve.app import create_app
+        from lwplugin.secret import DATABASE_URL, secret
         from lwplugin.serve.database import open_database
-        from lwplugin.serve.dispatch import reconcile
-        from lwplugin.serve.pages.access import add_token
-        from lwplugin.serve.queue import again
         from lwplugin.serve.rules import RuleBook
-        from lwplugin.serve.service import Service
         from lwplugin.settings import settings
+
+        def tell(document: dict[str, Any], text: str) -> None:
+            if as_json:
+                write_json(document, out)
+            else:
+                click.echo(text)
 
         folder = settings().store.absolute() / "serve"
         engine = open_database(secret(DATABASE_URL) or f"sqlite:///{folder / 'serve.db'}")
         if retry is not None:
-            if not again(engine, retry):
-                raise LwpluginError(
-                    f"Job {retry} cannot be run again",
-                    got="no job that has ended",
-                    do="take a number from the service's page /jobs",
-                )
-            return 0
-        if resend:
+            _retry(engine, retry)
+            tell({"queued": retry}, f"job {retry} queued")
+        elif resend:
+            from lwplugin.serve import outbox
+
             count = outbox.again(engine)
-            if as_json:
-                write_json({"queued": count}, out)
-            else:
-                click.echo(f"{count} notices queued")
-            return 0
-        book = RuleBook(rules)
-        if test_channel is not None:
-            send_test(book.channel(test_channel))
-            return 0
-        if new_token is not None:
-            if book.tokens_file is None:
-                raise LwpluginError(
-                    f"{rules} names no tokens file", do="add a line such as `tokens_file: tokens.txt` to it"
-                )
-            token = add_token(book.tokens_file, new_token)
-            if as_json:
-                write_json({"name": new_token, "token": token}, out)
-            else:
-                click.echo(token)
-            return 0
-        log_to_stderr()
-        if reconcile_once:
-            done = reconcile(engine, book, tracking_uri=tracking_uri)
-            if as_json:
-                queued = [vars(intent) for intent in done.queued]
-                write_json({"versions": len(done.holdings.versions), "queued": queued}, out)
-            else:
-                click.echo(
-                    f"{len(done.holdings.versions)} versions looked at, {len(done.queued)} jobs queued"
-                )
-            return 0
-        known = secrets(WEBHOOK_SECRET)
-        if not known:
-            raise LwpluginError(
-                "The service has no webhook secret, so it could not tell the registry's events from forged ones",
-                do=f"set {WEBHOOK_SECRET} or {WEBHOOK_SECRET}_FILE to the secret the webhook was created with",
+            tell({"queued": count}, f"{count} notices queued")
+        elif test_channel is not None:
+            from lwplugin.notify import send_test
+
+            send_test(RuleBook(rules).channel(test_channel))
+            tell({"sent": test_channel}, f"a notice was sent over {test_channel}")
+        elif new_token is not None:
+            token = _new_token(rules, new_token)
+            tell({"name": new_token, "token": token}, token)
+        elif reconcile_once:
+            from lwplugin.serve.dispatch import reconcile
+
+            log_to_stderr()
+            done = reconcile(engine, RuleBook(rules), tracking_uri=tracking_uri)
+            looked_at, queued = len(done.holdings.versions), [vars(intent) for intent in done.queued]
+            tell(
+                {"versions": looked_at, "queued": queued},
+                f"{looked_at} versions looked at, {len(queued)} jobs queued",
             )
-        for channel in book.rules.notify:
-            channel.check_secrets()
-        service = Service(
-            engine,
-            book,
-            logs=folder / "logs",
-            tracking_uri=tracking_uri,
-            workers=workers,
-            reconcile_s=reconcile_every,
-            lease_s=lease,
-            most_open=max_open,
-            keep_logs_s=keep_logs * 86_400,
-            most_logs=most_logs,
-        )
-        app = create_app(service, secrets=known, window_s=replay_window)
-        # uvicorn raises the signal that ended it once more when all is tidied up; then it is no news.
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        try:
-            uvicorn.run(
-                app,
-                host=host,
-                port=port,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=10,
+        else:
+            from lwplugin.serve.service import Service
+
+            log_to_stderr()
+            book, known = RuleBook(rules), _webhook_secrets()
+            for channel in book.rules.notify:
+                channel.check_secrets()
+            service = Service(
+                engine,
+                book,
+                logs=folder / "logs",
+                tracking_uri=tracking_uri,
+                workers=workers,
+                reconcile_s=reconcile_every,
+                lease_s=lease,
+                most_open=max_open,
+                keep_logs_s=keep_logs * 86_400,
+                most_logs=most_logs,
             )
-        except SystemExit:  # uvicorn's code of a failed start is our "inconclusive"
-            raise LwpluginError(
-                f"The service could not start on {host}:{port}",
-                got="what the line before says",
-                do="if the address is in use, give another with --port",
-            ) from None
+            _serve(service, known, host, port, replay_window)
     return 0
+
+
+def _retry(engine: Engine, job: int) -> None:
+    from lwplugin.serve.queue import again
+
+    if not again(engine, job):
+        raise LwpluginError(
+            f"Job {job} cannot be run again",
+            got="no job that has ended",
+            do="take a number from the service's page /jobs",
+        )
+
+
+def _new_token(rules: Path, name: str) -> str:
+    from lwplugin.serve.pages.access import add_token
+    from lwplugin.serve.rules import RuleBook
+
+    file = RuleBook(rules).tokens_file
+    if file is None:
+        raise LwpluginError(
+            f"{rules} names no tokens file", do="add a line such as `tokens_file: tokens.txt` to it"
+        )
+    return add_token(file, name)
+
+
+def _webhook_secrets() -> tuple[str, ...]:
+    from lwplugin.secret import WEBHOOK_SECRET, secrets
+
+    known = secrets(WEBHOOK_SECRET)
+    if not known:
+        raise LwpluginError(
+            "The service has no webhook secret, so it could not tell the registry's events from forged ones",
+            do=f"set {WEBHOOK_SECRET} or {WEBHOOK_SECRET}_FILE to the secret the webhook was created with",
+        )
+    return known
+
+
+def _serve(service: Service, secrets: tuple[str, ...], host: str, port: int, replay_window: float) -> None:
+    import uvicorn
+
+    from lwplugin.serve.app import create_app
+
+    app = create_app(service, secrets=secrets, window_s=replay_window)
+    # uvicorn raises the signal that ended it once more when all is tidied up; then it is no news.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        uvicorn.run(
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+    except SystemExit:  # uvicorn's code of a failed start is our "inconclusive"
+        raise LwpluginError(
+            f"The service could not start on {host}:{port}",
+            got="what the line before says",
+            do="if the address is in use, give another with --port",
+        ) from None

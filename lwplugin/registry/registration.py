@@ -96,44 +96,29 @@ def register(
         lineage.PARENT_DIGEST: parent_digest,
         lineage.RECIPE_DIGEST: recipe_digest,
         lineage.TARGET: target,
-        lineage.VERDICT: seal.status,
-        lineage.VERDICT_DIGEST: seal.digest,
-        **({} if override is None else {lineage.OVERRIDE: override}),
-        **{f"lwplugin.{key}": format(value, ".12g") for key, value in (numbers | _drops(seal)).items()},
+        **_judged(seal, numbers, override),
     }
+    content = Upload(
+        parent=parent, bundle=bundle, exported=exported, report=report, verdict=seal, threads=threads
+    )
+    described = {"parent": parent.uri, "target": target, "recipe_digest": recipe_digest}
     with connected(tracking_uri, registry_uri) as client:
         version = _registered(client, registered_name, digest)
         created = version is None
         if version is None:
             progress("register", 0, 3)
-            found = find_upload(client, experiment, digest, seal.digest)
-            if found is None:
-                content = Upload(
-                    parent=parent,
-                    bundle=bundle,
-                    exported=exported,
-                    report=report,
-                    verdict=seal,
-                    threads=threads,
-                )
-                found = upload(
-                    client,
-                    content,
-                    experiment=experiment,
-                    name=registered_name,
-                    model_name=re.sub(r"[^\w-]", "-", target),
-                    tags=tags,
-                    params={
-                        "parent": parent.uri,
-                        "target": target,
-                        "recipe_digest": recipe_digest,
-                        **lineage.flat_params(params or {}),
-                    },
-                    metrics=numbers,
-                    data_digest=data_digest,
-                )
+            run_id, model_id = find_upload(client, experiment, digest, seal.digest) or upload(
+                client,
+                content,
+                experiment=experiment,
+                name=registered_name,
+                model_name=re.sub(r"[^\w-]", "-", target),
+                tags=tags,
+                params=described | lineage.flat_params(params or {}),
+                metrics=numbers,
+                data_digest=data_digest,
+            )
             progress("register", 1, 3)
-            run_id, model_id = found
             version, created = _create(client, registered_name, run_id, model_id, tags, parent, target)
             if not created:
                 client.set_tag(run_id, lineage.SUPERSEDED_BY, f"models:/{registered_name}/{version}")
@@ -169,6 +154,19 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
             do="measure again; nothing unmeasured is registered",
         )
     return numbers
+
+
+def _judged(verdict: Verdict, numbers: Mapping[str, float], override: str | None) -> dict[str, str]:
+    """Tags of what was measured and decided."""
+    return {
+        lineage.VERDICT: verdict.status,
+        lineage.VERDICT_DIGEST: verdict.digest,
+        **({} if override is None else {lineage.OVERRIDE: override}),
+        **{
+            f"{lineage.PREFIX}{key}": format(value, ".12g")
+            for key, value in (dict(numbers) | _drops(verdict)).items()
+        },
+    }
 
 
 def _drops(verdict: Verdict) -> dict[str, float]:
@@ -223,9 +221,8 @@ def _create(
 
 def _set_alias(client: MlflowClient, name: str, version: str, alias: str, recipe_digest: str) -> str | None:
     with turn(client, name):
-        target = resolve_with(
-            client, name, version=version
-        )  # now: it may be rolled back while others had their turn
+        # Now: it may have been rolled back while others had their turn.
+        target = resolve_with(client, name, version=version)
         _refuse_rolled_back(target, alias)
         reason = (
             f"registered by recipe {recipe_digest[:12]}" if recipe_digest else "registered without a recipe"

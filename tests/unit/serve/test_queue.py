@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
+from lwplugin.cli import invoke
 from lwplugin.errors import LwpluginError
 from lwplugin.serve import queue
 from lwplugin.serve.database import open_database
@@ -103,6 +106,24 @@ def test_a_job_given_back_is_due_at_once_and_its_attempt_does_not_count(engine: 
     assert retaken.attempts == 1
     queue.finish(engine, retaken, "b", 1, "{}")
     assert queue.again(engine, retaken.id)
+    assert queue.claim(engine, "b", 60) is not None
+
+
+def test_the_command_line_queues_a_job_again_and_answers_with_json(
+    intent: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"sqlite:///{tmp_path}/serve.db"
+    monkeypatch.setenv("LWPLUGIN_DATABASE_URL", address)
+    engine = open_database(address)
+    fill(engine, intent, 1)
+    job = queue.claim(engine, "a", 60)
+    assert job is not None
+    command = ["serve", "--retry", str(job.id), "--json"]
+    assert invoke(command) == 2  # it still runs
+    queue.finish(engine, job, "a", 1, "{}")
+    capsys.readouterr()
+    assert invoke(command) == 0
+    assert json.loads(capsys.readouterr().out) == {"queued": job.id}
     assert queue.claim(engine, "b", 60) is not None
 
 
