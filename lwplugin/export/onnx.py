@@ -14,9 +14,11 @@ from torch import nn
 from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
+from lwplugin.export.onnx_layers import traced_from_source
 from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
 from lwplugin.export.parity import check
+from lwplugin.export.program import KEEP_OUT, masks_as_given, with_free_batch
 from lwplugin.export.source import OUTPUT, OneOutput, described, facts
 from lwplugin.export.torch_errors import own_error, quiet, root_cause
 from lwplugin.quantize.layers import QuantLayer
@@ -136,19 +138,22 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
     batch = torch.export.Dim("batch")
     # Two examples: a batch of one would be taken as a constant.
     arguments = tuple(tensor[:2].contiguous() for tensor in named.values())
+    options: dict[str, Any] = {
+        "dynamo": True,
+        "input_names": list(named),
+        "output_names": [OUTPUT],
+        "opset_version": opset,
+        "external_data": False,
+        "verbose": False,
+    }
     try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                wrapper,
-                arguments,
-                dynamo=True,
-                input_names=list(named),
-                output_names=[OUTPUT],
-                dynamic_shapes=(tuple({0: batch} for _ in named),),
-                opset_version=opset,
-                external_data=False,
-                verbose=False,
-            )
+        with quiet(), torch.no_grad(), masks_as_given():
+            shapes = (tuple({0: batch} for _ in named),)
+            program = torch.onnx.export(wrapper, arguments, dynamic_shapes=shapes, **options)
+            if program is not None and not _batch_is_free(program.model.graph):
+                program = torch.onnx.export(
+                    with_free_batch(traced_from_source(wrapper), arguments), **options
+                )
     except Exception as error:
         if (own := own_error(error)) is not None:
             raise own from None
@@ -157,13 +162,25 @@ def to_proto(module: nn.Module, task: Task, example: Inputs, *, opset: int) -> o
         raise ExportError(
             "torch cannot export this model to ONNX",
             got=cause,
-            do="compute it with other operators, or export format 'torch_export'"
-            if unknown
-            else "keep data-dependent control flow and shapes out of forward, and let the batch size vary",
+            do="compute it with other operators, or export format 'torch_export'" if unknown else KEEP_OUT,
         ) from error
     if program is None:
         raise ExportError("torch exported nothing", do="report the model's layer types")
+    _name_apart(program.model.graph)
     return program.model_proto
+
+
+def _batch_is_free(graph: Any) -> bool:
+    return not any(isinstance(value.shape[0], int) for value in graph.inputs)
+
+
+def _name_apart(graph: Any) -> None:
+    """Values are called after their operators: one may have the name of an input, such as ``cat``."""
+    taken = {value.name for value in graph.inputs}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            while value.name in taken:
+                value.name += "_computed"
 
 
 def normalise(proto: onnx.ModelProto, facts: dict[str, str]) -> None:

@@ -104,15 +104,23 @@ def lowering(*types: type[nn.Module]) -> Callable[[Lowering], Lowering]:
 class _Mark(nn.Module):
     """Stands in for a layer during export: same shapes, one node with the layer's name.
 
-    ``weight`` and ``bias`` are there for code that reads them past the layer.
+    ``weight`` and ``bias`` are there for code that reads them past the layer, and what else it may ask for, such as a
+    ``stride``, is the float twin's.
     """
 
     def __init__(self, layer: Any, name: str) -> None:
         super().__init__()
-        self.twin = layer.to_float()
-        self.weight = self.twin.weight
-        self.bias = getattr(self.twin, "bias", None)
+        twin = layer.to_float()
+        self.weight = twin.weight
+        self.bias = getattr(twin, "bias", None)
+        self.twin = twin
         self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("twin"), name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The float twin runs for its output's shape only; the exporter drops what nobody reads."""
@@ -126,6 +134,14 @@ class _Mark(nn.Module):
             version=1,
         )
         return made
+
+
+def traced_from_source(module: nn.Module) -> nn.Module:
+    """The marked ``module`` for an export that reads the source, which passes over torch's own ONNX functions."""
+    for part in module.modules():
+        if isinstance(part, _Mark):
+            part.forward = torch._dynamo.dont_skip_tracing(part.forward)  # type: ignore[method-assign]
+    return module
 
 
 def marked_layers(module: nn.Module) -> dict[str, Any]:
@@ -251,12 +267,12 @@ def _dynamic_product(graph: GraphEditor, node: onnx.NodeProto, name: str, layer:
         helper.make_node(DYNAMIC, [source], [rounded, step, zero], name=f"{source}/{DYNAMIC}"),
         make_node("MatMulInteger", [rounded, weight, zero], f"{output}_sums"),
         make_node("Cast", [f"{output}_sums"], f"{output}_counts", to=TensorProto.FLOAT),
-        make_node("Mul", [step, scale], f"{output}_scale"),
+        make_node("Mul", [step, scale], f"{output}_step"),
     ]
     if layer.bias is None:
-        return [*nodes, make_node("Mul", [f"{output}_counts", f"{output}_scale"], output)]
+        return [*nodes, make_node("Mul", [f"{output}_counts", f"{output}_step"], output)]
     bias = graph.constant(f"{name}.bias", layer.bias.numpy())
-    product = make_node("Mul", [f"{output}_counts", f"{output}_scale"], f"{output}_product")
+    product = make_node("Mul", [f"{output}_counts", f"{output}_step"], f"{output}_product")
     return [*nodes, product, make_node("Add", [f"{output}_product", bias], output)]
 
 

@@ -233,6 +233,72 @@ def test_layers_that_run_twice_share_their_weights_in_the_file(method: str, tmp_
     assert 16 * 32 // 2 < sum(weights.values()) < 2 * (16 * 32 + 32 * 8 + 16 * 16 + 20 * 16)
 
 
+class Outspoken(nn.Module):
+    """Asks its layers for their geometry, says ``len(x)``, has an input called like an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past, self.mix, self.head = nn.Conv1d(2, 16, 3, dilation=2), nn.Linear(19, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor, cat: torch.Tensor) -> torch.Tensor:
+        length = self.past.dilation[0] * (self.past.kernel_size[0] - 1)
+        y = self.past(nn.functional.pad(x, (length, 0))).relu().mean(2)
+        return self.head(self.mix(torch.cat([y, cat], 1)).relu().view(len(x), 4, 4).flatten(1))
+
+
+def test_layers_are_asked_for_their_geometry_and_the_batch_for_its_length(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = {"x": torch.randn(64, 2, 16), "cat": torch.randn(64, 3)}
+    data = from_arrays(calibration=inputs, task="embedding")
+    made = export(quantize(Outspoken().eval(), data), data, path=tmp_path)
+    assert list(made.inputs) == ["x", "cat"]
+    assert isinstance(session(made.file).get_inputs()[0].shape[0], str)
+    assert made.meta["parity"]["sqnr_db"] > 20
+
+
+class Rectified(nn.Module):
+    """Activations of integer layers that nothing in integers reads, and some that are added to what was before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.a, self.b, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Bilinear(8, 8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = (x + self.conv(x).relu()).mean((2, 3))
+        return self.head(self.a(x).relu(), self.b(x).relu())
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino"])
+def test_an_activation_goes_only_where_a_grid_clips_in_its_place(form: str, tmp_path: Path) -> None:
+    pytest.importorskip(form)
+    torch.manual_seed(0)
+    data = from_arrays(calibration=torch.randn(64, 1, 8, 8), task="embedding")
+    made = export(quantize(Rectified().eval(), data), data, format=form, path=tmp_path)
+    assert made.meta["parity"]["sqnr_db"] > 30
+
+
+class Causal(nn.Module):
+    """Torch's own transformer with a mask over what is to come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.net = nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.net(self.embed(source), self.embed(target), tgt_mask=mask)[:, -1]
+
+
+def test_a_causal_mask_is_taken_as_it_is_given(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    texts = (torch.randint(0, 20, (32, 6)), torch.randint(0, 20, (32, 4)))
+    data = from_arrays(calibration=(texts, None), task="embedding")
+    assert export(Causal().eval(), data, path=tmp_path).meta["parity"]["max_abs_error"] < 1e-4
+
+
 class Branches(nn.Module):
     """Concatenation, max pooling, flatten into a linear layer, Conv1d and a two-tensor input."""
 
