@@ -192,7 +192,11 @@ def usable(found: Sites, parent: nn.Module, method: Method, config: FactorizeCon
             got=quantized
             or "; ".join(f"{name}: {reason}" for name, reason in list(left_alone.items())[:5])
             or "no layers",
-            do=BEGIN_BEFORE if quantized else "use another method, prune or quantize",
+            do=BEGIN_BEFORE
+            if quantized
+            else "give the model in float32: model.float()"
+            if any(reason.endswith("float32 is needed") for reason in left_alone.values())
+            else "use another method, prune or quantize",
         )
     return Sites(names, left_alone)
 

@@ -1,4 +1,4 @@
-"""A model opened for methods that know plain layers: its linear layers and attentions as ``nn.Linear``."""
+"""A model opened for methods: linear layers and attentions as ``nn.Linear``, padding in numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from lwplugin.data.batch import Inputs
 from lwplugin.model.attention import close_heads, open_heads
+from lwplugin.model.conv_padding import as_numbers, padded_by_word
 from lwplugin.model.linear import as_linear, like_linear
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def open_layers(module: nn.Module, inputs: Inputs) -> dict[str, str]:
     """Opens a module in place. Answers with the names of attentions that stayed whole, and why."""
+    as_numbers(module)
     as_linear(module, inputs)
     return open_heads(module, inputs)
 
@@ -35,4 +37,5 @@ def run_opened(run: Callable[[LightModel], LightModel], source: LightModel, data
 
 
 def _openable(module: nn.Module) -> bool:
-    return bool(like_linear(module)) or any(isinstance(m, nn.MultiheadAttention) for m in module.modules())
+    attends = any(isinstance(layer, nn.MultiheadAttention) for layer in module.modules())
+    return attends or bool(like_linear(module) or padded_by_word(module))

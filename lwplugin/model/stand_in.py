@@ -21,7 +21,8 @@ def stand_in(module: nn.Module, by: Mapping[int, nn.Module], inputs: Inputs) -> 
 
     Says whether it did: code around a layer may reach for what another has under another name.
     """
-    trial = copy.deepcopy(module)
+    # The numbers are not copied: nothing writes into parameters while a model answers.
+    trial = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
     replace(trial, {id(a): by[id(b)] for a, b in zip(trial.modules(), module.modules()) if id(b) in by})
     if not _agree(module, trial, inputs):
         return False

@@ -108,9 +108,11 @@ def select(
     low, high = 0, steps
     lowest = float(cost(removal(plan(steps)))) / whole
     if lowest > budget.kept:
+        stay = len(graph.groups) - len(free)
+        kept = f", {stay} of {len(graph.groups)} groups whole, skipped or not scored" if stay else ""
         raise MethodError(
             f"The model cannot be pruned to {budget.kept:.1%} of its {budget.kind}",
-            got=f"{lowest:.1%} with every prunable layer at its floor",
+            got=f"{lowest:.1%} with every prunable layer at its floor{kept}",
             do="ask for at least that, lower min_kept, or combine with factorize or quantize",
         )
     while low < high:

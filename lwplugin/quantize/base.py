@@ -124,6 +124,8 @@ def select_layers(
             or "a model without such layers",
             do=BEGIN_BEFORE
             if quantized
+            else "give the model in float32: model.float()"
+            if any(reason.endswith("float32 needed") for reason in selection.skipped.values())
             else f"quantize models with {', '.join(k.__name__ for k in kinds)} in float32, and skip fewer of them",
         )
     return selection

@@ -88,6 +88,24 @@ def test_only_what_computes_the_same_becomes_a_linear_layer() -> None:
     assert torch.allclose(net(x), expected, atol=1e-5)
 
 
+def test_convolutions_padded_by_a_word_are_scored_and_factorized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 16, 3, padding="same"), nn.ReLU(), nn.Conv2d(16, 16, 3, padding="same", dilation=2), nn.ReLU(),
+        nn.Conv2d(16, 16, 2, padding="same"), nn.ReLU(), nn.Conv2d(16, 4, 3, padding="valid"),
+    )  # fmt: skip
+    data = from_arrays(calibration=torch.randn(24, 2, 8, 8), task="regression")
+    light = lwplugin.prune(net, data, macs=0.6)
+    cut = {row["name"] for row in light.history[-1].details["removed"] if row["removed"]}
+    assert cut == {"0", "4"}  # what reads "2" pads one side only
+    light.save(tmp_path / "bundle")
+    x = data.example(8)
+    with torch.no_grad():
+        assert torch.equal(lwplugin.load(tmp_path / "bundle").module(x), light.module(x))
+    products = lwplugin.factorize(net, data, macs=0.7).history[-1].details["layers"]
+    assert "2" in {row["name"] for row in products}
+
+
 class Encoder(nn.Module):
     """Torch's own encoder over texts with padding at their ends."""
 
