@@ -5,70 +5,18 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from lwplugin.components import step_named
-from lwplugin.components.carried import verdict_status
 from lwplugin.components.step import Artifact, Result, Step, execute, find
 from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.pipelines.result import RunResult, Status, StepRun
 from lwplugin.pipelines.skip import why_skipped
 
 from lwplugin.artifact import Store
 from lwplugin.data import reading_once
-from lwplugin.errors import LwpluginError
 from lwplugin.progress import Progress, silent
 from lwplugin.resources import Resources, resources_of
-from lwplugin.secret import redact
 from lwplugin.settings import settings
-
-Status = Literal["made", "found", "failed", "skipped"]
-
-
-@dataclass(frozen=True)
-class StepRun:
-    """How one planned step went. ``why`` is the error, or what it was skipped for."""
-
-    id: str
-    step: str
-    target: str | None
-    status: Status
-    seconds: float = 0.0
-    key: str | None = None
-    path: Path | None = None
-    digest: str | None = None
-    why: str | None = None
-
-
-@dataclass
-class RunResult:
-    """All steps of a run; verdicts, reports and registrations by target."""
-
-    plan: Plan
-    steps: list[StepRun] = field(default_factory=list)
-
-    def of(self, step: str, target: str) -> StepRun | None:
-        """The run of ``step`` for ``target``."""
-        return next((run for run in self.steps if (run.step, run.target) == (step, target)), None)
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """Target → pass, fail, inconclusive or error; a step that failed is an error, register included."""
-        return {target: self._verdict(target) for target in self.plan.targets}
-
-    @property
-    def reports(self) -> dict[str, Path]:
-        """Target → directory of its report."""
-        runs = {target: self.of("report", target) for target in self.plan.targets}
-        return {target: run.path for target, run in runs.items() if run is not None and run.path is not None}
-
-    def _verdict(self, target: str) -> str:
-        runs = [run for run in self.steps if run.target in (target, None)]
-        gate = self.of("gate", target)
-        if gate is None or gate.path is None or any(run.status == "failed" for run in runs):
-            return "error"
-        return verdict_status(gate.path)
 
 
 @reading_once()
@@ -121,10 +69,7 @@ def _run(
     except Exception as error:  # the other targets still deserve their run
         if settings().debug:
             traceback.print_exc()
-        known = isinstance(error, LwpluginError)
-        why = redact(str(error) if known else f"unexpected {type(error).__name__}: {error}")
-        seconds = time.perf_counter() - began
-        return StepRun(planned.id, planned.step, planned.target, "failed", seconds, why=why)
+        return StepRun.failed(planned, error, time.perf_counter() - began)
     made[planned.id] = done
     status: Status = "found" if done.hit else "made"
     return StepRun(

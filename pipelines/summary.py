@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lwplugin.pipelines.local import RunResult
+from lwplugin.pipelines.result import RunResult
 
 
 def summarise(result: RunResult, target: str) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from lwplugin.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from lwplugin.artifact import Store
-    from lwplugin.pipelines.local import RunResult, StepRun
     from lwplugin.pipelines.plan import Plan
+    from lwplugin.pipelines.result import RunResult, StepRun
 
 ENGINES = ("local", "kubeflow", "prefect")
 EXIT_CODES = {"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}

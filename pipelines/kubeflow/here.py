@@ -19,8 +19,8 @@ from lwplugin.components.kubeflow_task import HIT, KEY, SECONDS
 from lwplugin.components.step import Result
 from lwplugin.pipelines.kubeflow.compile import Deployment, compile_plan
 from lwplugin.pipelines.kubeflow.watch import Task, Watch
-from lwplugin.pipelines.local import RunResult, StepRun
 from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.pipelines.result import RunResult, StepRun
 from lwplugin.pipelines.skip import why_skipped
 
 from lwplugin.artifact import RUNS, Store

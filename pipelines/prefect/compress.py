@@ -8,11 +8,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lwplugin.pipelines.local import RunResult, StepRun
 from lwplugin.pipelines.plan import Plan, make_plan
 from lwplugin.pipelines.prefect.blocks import LwpluginRegistry, LwpluginStore
 from lwplugin.pipelines.prefect.show import show
 from lwplugin.pipelines.prefect.steps import submit
+from lwplugin.pipelines.result import RunResult, StepRun
 from lwplugin.pipelines.skip import why_skipped
 from lwplugin.pipelines.summary import summarise
 from prefect import flow
@@ -28,7 +28,6 @@ from lwplugin.errors import LwpluginError
 from lwplugin.recipe import Recipe, load_recipe
 from lwplugin.recipe_file import parse_recipe
 from lwplugin.resources import Resources
-from lwplugin.secret import redact
 
 # One step at a time in a process, as the local runner has it; `.with_options(task_runner=…)` for more.
 ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)  # type: ignore[var-annotated]
@@ -114,13 +113,12 @@ def _record_failure(result: RunResult) -> None:
     """Steps that failed become one failed run in the registry; a registry that cannot be asked is only a warning."""
     from lwplugin.registry import record_failure
 
-    failed = [f"{run.id}: {run.why}" for run in result.steps if run.status == "failed"]
-    if not failed:
+    if not result.failures:
         return
     try:
         record_failure(
             model=result.plan.parent.uri,
-            error="; ".join(failed),
+            error="; ".join(result.failures),
             engine="prefect",
             engine_run=str(flow_run.id),
             recipe_digest=result.plan.recipe_digest,
@@ -137,10 +135,7 @@ def _answer(future: Any, plan: Plan, step_id: str) -> StepRun:
     if state.is_completed():
         found = future.result()
         return StepRun(**{**found, "path": Path(found["path"])})
-    error = state.result(raise_on_failure=False)
-    known = isinstance(error, LwpluginError)
-    why = redact(str(error) if known else f"unexpected {type(error).__name__}: {error}")
-    return StepRun(step_id, planned.step, planned.target, "failed", why=why)
+    return StepRun.failed(planned, state.result(raise_on_failure=False))
 
 
 def ended(result: RunResult) -> State[Any]:
@@ -152,9 +147,8 @@ def ended(result: RunResult) -> State[Any]:
         "digests": {run.id: run.digest for run in result.steps},
         "targets": {target: summarise(result, target) for target in result.plan.targets},
     }
-    failed = [f"{run.id}: {run.why}" for run in result.steps if run.status == "failed"]
-    if failed:
-        return Failed(message="; ".join(failed), data=document)
+    if result.failures:
+        return Failed(message="; ".join(result.failures), data=document)
     verdicts = ", ".join(f"{target}: {verdict}" for target, verdict in result.verdicts.items())
     return Completed(message=verdicts, data=document)
 
@@ -164,9 +158,14 @@ def run_plan_on_prefect(
 ) -> RunResult:
     """For the command line: a flow run of a plan that is made already."""
 
-    @flow(name="compress", task_runner=ONE_AT_A_TIME, validate_parameters=False)
-    def compress_planned(model: str, recipe_digest: str) -> RunResult:
-        return run_steps(plan, store, resources, again=again)
+    results: list[RunResult] = []
 
-    done: RunResult = compress_planned(plan.parent.uri, plan.recipe_digest)
-    return done
+    @flow(name="compress", task_runner=ONE_AT_A_TIME, validate_parameters=False)
+    def compress_planned(model: str, recipe_digest: str) -> State[Any]:
+        results.append(run_steps(plan, store, resources, again=again))
+        return ended(results[0])
+
+    state = compress_planned(plan.parent.uri, plan.recipe_digest, return_state=True)
+    if not results:
+        state.result()  # raises what ended the flow
+    return results[0]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lwplugin.pipelines.local import RunResult
+from lwplugin.pipelines.result import RunResult
 from lwplugin.pipelines.summary import summarise
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
@@ -65,6 +65,7 @@ def markdown(target: str, summary: dict[str, Any]) -> str:
         lines += [
             f"| {check['name']} | {check['status']} | {check['message']} |" for check in summary["checks"]
         ]
+    lines += [f"\n> {warning}" for warning in summary["warnings"]]
     registration = summary["registration"]
     if registration:
         lines += ["", f"Registered as `{registration['uri']}`, alias `{registration['alias']}`."]

@@ -9,8 +9,8 @@ from typing import Any
 
 from lwplugin.components import step_named
 from lwplugin.components.step import Artifact, execute
-from lwplugin.pipelines.local import Status, StepRun
 from lwplugin.pipelines.plan import PlannedStep
+from lwplugin.pipelines.result import Status, StepRun
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from lwplugin.components.step import Step, StepConfig
-from lwplugin.pipelines.local import RunResult, run_plan
+from lwplugin.pipelines.local import run_plan
 from lwplugin.pipelines.plan import Plan, PlannedStep
+from lwplugin.pipelines.result import RunResult
 from lwplugin.pipelines.summary import summarise
 
 from lwplugin.artifact import Store
