@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -15,6 +17,9 @@ import click
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Answer with JSON on stdout, and only that."
 )
+
+
+_LEAST_ROOM = 24
 
 
 @contextmanager
@@ -42,10 +47,20 @@ def write_file(file: Path, text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns, the first row as head; ends without a newline."""
+    """Aligned columns, the first row as head; on a terminal the last column is wrapped to its width."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    room = shutil.get_terminal_size((0, 0)).columns - before  # 0 columns: no terminal
+    if _LEAST_ROOM <= room < widths[-1]:
+        widths[-1] = room
+        rows = [part for row in rows for part in _wrapped(row, room)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _wrapped(row: Sequence[str], room: int) -> list[Sequence[str]]:
+    first, *more = textwrap.wrap(row[-1], room, break_on_hyphens=False) or [""]
+    return [[*row[:-1], first], *([*[""] * (len(row) - 1), part] for part in more)]
 
 
 def human_bytes(size: float) -> str:

@@ -16,7 +16,14 @@ FLOWS = """
 import json, os, sys
 from lwplugin.pipelines.prefect import LwpluginRegistry, LwpluginStore, batch, compress, fleet_check, retrain
 
+from lwplugin.cli import invoke
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
+
 recipe, broken, lost, train, policy, answer = sys.argv[1:]
+assert invoke(["run", broken, "--engine", "prefect"]) == 2
+with get_client(sync_client=True) as client:
+    (by_command,) = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
 LwpluginRegistry(tracking_uri=os.environ.pop("MLFLOW_TRACKING_URI")).save("registry")
 LwpluginStore(path=os.environ.pop("LWPLUGIN_STORE")).save("store")
 where = {"registry": "registry", "store": "store"}
@@ -26,6 +33,7 @@ def told(state):
 
 models = ["models:/digits-cnn/1", "models:/nobody/1"]
 found = {
+    "by command": [by_command.state_type.value, by_command.state.message],
     "retrain": told(retrain(recipe, train=train, arguments={"version": 1}, return_state=True, **where)),
     "batch": told(batch([recipe], models=models, return_state=True, **where)),
     "broken": told(compress(broken, return_state=True, **where)),
@@ -103,6 +111,7 @@ def test_ready_flows(
     state, message, _ = answer["broken"]
     assert state == "FAILED"
     assert message.startswith("prune: ")
+    assert answer["by command"] == [state, message]
     client = mlflow.MlflowClient(main_job_environment["MLFLOW_TRACKING_URI"])
     experiment = client.get_experiment_by_name("lwplugin")
     assert experiment is not None

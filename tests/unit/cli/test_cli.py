@@ -275,9 +275,20 @@ def test_the_recipes_of_the_manual_are_recipes(tmp_path: Path) -> None:
     manual = (Path(__file__).parents[3] / "docs" / "recipe.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)
     sources = re.findall(r"^\| `(\{source.*?\})` \|", manual, re.MULTILINE)
-    assert (len(blocks), len(sources)) == (2, 4)
+    assert (len(blocks), len(sources)) == (2, 5)
     blocks += [re.sub(r"data: .*", f"data: {source}", blocks[0]) for source in sources]
     for number, text in enumerate(blocks):
         file = tmp_path / f"{number}.yaml"
         file.write_text(text, encoding="utf-8")
         load_recipe(file)
+
+
+def test_a_table_is_as_wide_as_its_terminal_and_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("key", "what it is"), ("path", "One file that holds the examples of every split there is.")]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    whole = table(rows).splitlines()
+    assert whole[2] == "path  One file that holds the examples of every split there is."
+    monkeypatch.setenv("COLUMNS", "40")
+    wrapped = table(rows).splitlines()
+    assert max(map(len, wrapped)) <= 40
+    assert wrapped[2:] == ["path  One file that holds the examples", "      of every split there is."]
