@@ -6,8 +6,8 @@
 
 PNet (6.6k weights) tells faces from other crops of scikit-image's LFW subset: 100 crops calibrate, 100 others judge.
 CREPE tiny (0.49M) hears synthetic tones with overtones and noise, right within 50 cents. Answers are those of ONNX
-Runtime's own kernels; latency is batch 1 on one thread, sessions interleaved call by call. onnxruntime packs nothing
-but matrix products to 4 bits, so 4-bit convolutions are compared with plain rounding.
+Runtime's own kernels; latency is batch 1 on one thread, sessions interleaved call by call in random order.
+onnxruntime packs nothing but matrix products to 4 bits, so 4-bit convolutions are compared with plain rounding.
 """
 
 from __future__ import annotations
@@ -132,11 +132,13 @@ def measure(case: Case, rounds: int, directory: Path) -> None:
         print(f"{name}: {seconds:.0f} CPU s, picked {light.history[-1].details.get('picked')}", flush=True)
     running = sessions(files)
     times: dict[str, list[float]] = {name: [] for name in files}
+    order = np.random.default_rng(0)
     for turn in range(rounds):
         x = case.test[turn % len(case.test)][None]
-        for name, session in running.items():
+        # Who comes after a slow file finds the caches emptied: another order every round.
+        for name in order.permutation(list(running)):
             start = time.perf_counter()
-            session.run(None, {"input": x})
+            running[name].run(None, {"input": x})
             times[name].append((time.perf_counter() - start) * 1e3)
     print("| file | right | same answer | p50_ms | against float | bytes |")
     print("|---|---|---|---|---|---|")
