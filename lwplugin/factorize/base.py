@@ -27,7 +27,9 @@ from lwplugin.factorize.sites import Sites, find_sites, put
 from lwplugin.model.cost import Cost, cost
 from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.moments.examples import repair_inputs
-from lwplugin.moments.repair import LayerRepair, Response, parent_responses, repairable
+from lwplugin.moments.layer_repair import LayerRepair
+from lwplugin.moments.repair import repairable
+from lwplugin.moments.responses import Response, parent_responses
 from lwplugin.progress import Progress
 from lwplugin.training.collapse import check_agreement
 from lwplugin.training.finetune import FinetuneOptions, finetune

@@ -16,7 +16,7 @@ from lwplugin.factorize.sequence import Seen, seen_by
 from lwplugin.factorize.sites import Sites, ladder, places
 from lwplugin.model.cost import Cost
 from lwplugin.model.watching import watching
-from lwplugin.moments.repair import Response
+from lwplugin.moments.responses import Response
 from lwplugin.progress import Progress
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import nn
 from lwplugin.factorize.forms import kernel_of
 from lwplugin.factorize.ranks import Option, whole
 from lwplugin.model.cost import Cost
-from lwplugin.moments.repair import LayerRepair
+from lwplugin.moments.layer_repair import LayerRepair
 
 
 def explain(

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError
 from lwplugin.factorize.sites import put
+from lwplugin.moments.layer_repair import LayerRepair, solve_layer
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import LayerRepair, Response, norms_after, solve_layer
+from lwplugin.moments.repair import norms_after
+from lwplugin.moments.responses import Response
 from lwplugin.moments.rows import inputs_of, set_apart
 from lwplugin.moments.solve import solve_checked
 from lwplugin.progress import Progress

@@ -3,89 +3,26 @@
 One forward pass of the smaller model repairs it whole: before a layer runs, its inputs (which already come from
 repaired layers) and the parent's response at the same rows give its new weights in closed form; then it runs with
 them. Errors do not pile up, no label is used, and the cost is linear in the depth.
+
+A convolution that goes into a residual sum is solved when the sum is due, for the parent's sum; one that a ReLU reads,
+for what comes through it (`paths.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lwplugin.data.batch import Inputs, call, count, take
-from lwplugin.data.padding import attention_mask
-from lwplugin.model.watching import watching
-from lwplugin.moments.moments import Moments
-from lwplugin.moments.rows import (
-    Rows,
-    answers_of,
-    enough_rows,
-    inputs_of,
-    reaches,
-    responses_of,
-    sample_rows,
-    set_apart,
-    supports,
-    weight_rows,
-)
-from lwplugin.moments.solve import solve, solve_checked
+from lwplugin.data.batch import Inputs, call, take
+from lwplugin.moments.layer_repair import LayerRepair, solve_layer
+from lwplugin.moments.paths import Look, Operations, Paths, paths_of
+from lwplugin.moments.responses import Response
+from lwplugin.moments.rows import reaches, responses_of, supports, weight_rows
 from lwplugin.progress import Progress, silent
-
-WIDEST = 8192
-"""Inputs of a layer that are solved for together; their moments take 8 × 8,192² bytes."""
-
-
-@dataclass(frozen=True)
-class LayerRepair:
-    """What a repair did to one layer: relative squared error of its response before and after the solve."""
-
-    name: str
-    error_before: float
-    error_after: float
-
-
-@dataclass(frozen=True)
-class Response:
-    """The parent's response at the sampled rows of one layer, [rows, outputs of the parent]."""
-
-    rows: Rows
-    values: Tensor
-
-
-def parent_responses(
-    parent: nn.Module, inputs: Inputs, names: list[str], *, rows_per_input: int = 16, seed: int = 0
-) -> dict[str, Response]:
-    """Run the parent once and keep what each named layer answers, at enough rows to solve for its weights.
-
-    Left out are layers called more than once in a forward pass, as one set of weights has several answers, and those
-    whose rows are no whole number for each example, as where a mixture of experts sends tokens here and there: another
-    model's rows would be of other tokens.
-    """
-    found: dict[str, Response] = {}
-    calls: dict[str, int] = {}
-    valid, examples = attention_mask(inputs), count(inputs)
-
-    def keep(name: str, args: Any, output: Tensor) -> None:
-        layer = parent.get_submodule(name)
-        calls[name] = calls.get(name, 0) + 1
-        if not _by_example(layer, output, examples):
-            return
-        wanted = enough_rows(weight_rows(layer).shape[-1], rows_per_input)
-        rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
-        found[name] = Response(rows, responses_of(layer, output, rows).clone())
-
-    with torch.no_grad(), watching(parent, names, keep):
-        call(parent, inputs)
-    return {name: response for name, response in found.items() if calls[name] == 1}
-
-
-def _by_example(layer: nn.Module, output: Tensor, examples: int) -> bool:
-    """Whether each example has the same number of an output's rows, or the rows are the same for all of them."""
-    rows = output.numel() // max(output.shape[1 if isinstance(layer, nn.Conv1d | nn.Conv2d) else -1], 1)
-    return rows > 0 and (rows % examples == 0 or (output.ndim > 2 and len(output) == 1))
 
 
 def repairable(module: nn.Module) -> list[str]:
@@ -118,104 +55,70 @@ def repair(
         supports: for layers of which only some weights may be other than zero, which (bool, the weight's shape).
     """
     norms = norms_after(module, inputs, set(responses))
+    paths = paths_of(module, take(inputs, 1), [*responses])
+    due = _due(module, paths, responses)
+    held: dict[str, Tensor] = {}
     done: list[LayerRepair] = []
+
+    def solve(name: str, x: Tensor, other: Tensor | None = None) -> None:
+        layer, response, kept = module.get_submodule(name), responses[name], kept_outputs.get(name)
+
+        def part(values: Tensor) -> Tensor:
+            return values if kept is None else values[:, kept.to(values.device)]
+
+        values, relu = part(response.values), None
+        if name in paths:
+            added = None if other is None else responses_of(layer, other, response.rows)
+            total = None if response.total is None else part(response.total)
+            values, relu = paths[name].wanted(values, added, total)
+        support = None if supports is None else supports.get(name)
+        norm = norms.get(name)
+        done.append(solve_layer(name, layer, x, response.rows, values, norm, ridge, support, relu))
+        progress("repair", len(done), len(responses))
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: nn.Module, args: Any) -> None:
-            response = responses[name]
-            values = response.values
-            if not reaches(layer, args[0], response.rows):
-                return  # the model sends other rows here than its parent did
-            if name in kept_outputs:
-                values = values[:, kept_outputs[name].to(values.device)]
-            support = None if supports is None else supports.get(name)
-            done.append(
-                solve_layer(name, layer, args[0], response.rows, values, norms.get(name), ridge, support)
-            )
-            progress("repair", len(done), len(responses))
+            with operations.paused():
+                if not reaches(layer, args[0], responses[name].rows):
+                    return  # the model sends other rows here than its parent did
+                if name in due:
+                    held[name] = args[0]
+                else:
+                    solve(name, args[0])
 
         return hook
 
-    with torch.no_grad(), _hooks(module, {name: before(name) for name in responses}):
+    def at_sum(name: str) -> Look:
+        def look(args: Any, _: Any) -> None:
+            if name not in held:
+                return
+            place, x = paths[name].place, held.pop(name)
+            solve(name, x, args[1 - place])
+            args[place].copy_(paths[name].response(module.get_submodule(name), x))
+
+        return look
+
+    operations = Operations(before={number: at_sum(name) for name, number in due.items()})
+    hooks = {name: before(name) for name in responses}
+    with torch.no_grad(), _hooks(module, hooks), operations if due else nullcontext():
         call(module, inputs)
     return done
 
 
-def solve_layer(
-    name: str,
-    layer: nn.Module,
-    x: Tensor,
-    rows: Rows,
-    values: Tensor,
-    norm: nn.Module | None,
-    ridge: float,
-    support: Tensor | None = None,
-) -> LayerRepair:
-    """Solve one layer in place from its input ``x`` and the wanted ``values`` [rows, outputs] at ``rows``.
-
-    ``norm``: the batch norm that takes the constant where the layer has no bias.
-    """
-    weight = weight_rows(layer)
-    bias = layer.bias
-    offset = bias is not None or norm is not None
-    mask = None if support is None else support.reshape(weight.shape)
-    solved = weight.clone()
-    before = 0.0
-    for columns in _columns(weight.shape[-1]):
-        fit, check, off = _residual_moments(layer, x, rows, values, solved, columns)
-        prior = solved[:, :, columns]
-        if mask is None:
-            solution = solve_checked(fit, check, prior, offset=offset, ridge=ridge)
-        else:
-            both, here = fit.with_(check), mask[:, :, columns]
-            solution = solve(both, prior, offset=offset, ridge=ridge, support=here)
-        solved[:, :, columns] = solution.weight.to(solved)
-        before = before or off
-    energy = float(
-        values.double().var(0, correction=0).sum() if offset else values.double().square().mean(0).sum()
-    )
-    energy = energy or 1.0
-    owner = layer.weight
-    assert isinstance(owner, Tensor)
-    owner.data.copy_(solved.reshape(owner.shape))
-    if solution.offset is not None:
-        constant = solution.offset.reshape(-1)
-        if isinstance(bias, Tensor):
-            bias.data.copy_(constant)
-        elif norm is not None:
-            # Without a bias the constant goes where the next norm subtracts its mean.
-            norm.running_mean.sub_(constant.to(norm.running_mean))  # type: ignore[operator, union-attr]
-    return LayerRepair(name, before / energy, float(solution.error.sum()) / energy)
+def _due(module: nn.Module, paths: Paths, responses: dict[str, Response]) -> dict[str, int]:
+    """Of the layers that go into one sum the one with most inputs, which can make up for most → the sum's number."""
+    widest: dict[int, str] = {}
+    for name, path in paths.items():
+        if path.total is None or responses[name].total is None:
+            continue
+        best = widest.get(path.total)
+        if best is None or _inputs(module, name) > _inputs(module, best):
+            widest[path.total] = name
+    return {name: number for number, name in widest.items()}
 
 
-def _columns(width: int) -> list[slice]:
-    """A layer's inputs, or, where they are very many, stretches of them that are solved one after another."""
-    return [slice(start, min(start + WIDEST, width)) for start in range(0, width, WIDEST)]
-
-
-def _residual_moments(
-    layer: nn.Module, x: Tensor, rows: Rows, values: Tensor, weight: Tensor, columns: slice
-) -> tuple[Moments, Moments, float]:
-    """Moments of some inputs against what the other inputs leave of the wanted values, those of every eighth example
-    apart; and how far off the layer is."""
-    groups, outputs, width = weight.shape
-    fit = Moments.zeros(groups, weight[:, :, columns].shape[-1], outputs)
-    check = fit.beside()
-    off = 0.0
-    for span, some in rows.parts(groups * width):
-        features, wanted = inputs_of(layer, x, some), values[span]
-        answered = answers_of(features, weight)
-        missing = wanted - answered - (0 if layer.bias is None else layer.bias)
-        off += float(missing.square().sum())
-        if fit.xx.shape[-1] < width:
-            wanted = wanted - answered + answers_of(features[:, :, columns], weight[:, :, columns])
-        apart = set_apart(some).to(features.device)
-        if not fit.known_origin:
-            apart[0] = False  # both need the origin of a row that is solved for
-        fit.add(features[~apart][:, :, columns], wanted[~apart])
-        check = check if check.known_origin else fit.beside()
-        check.add(features[apart][:, :, columns], wanted[apart])
-    return fit, check, off / max(len(rows), 1)
+def _inputs(module: nn.Module, name: str) -> int:
+    return weight_rows(module.get_submodule(name)).shape[-1]
 
 
 def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:

@@ -66,6 +66,13 @@ def enough_rows(width: int, per_input: int = 16) -> int:
     return max(8192, min(per_input * width, 2**16))
 
 
+def rows_of_convolution(layer: nn.Conv1d | nn.Conv2d) -> int:
+    """How many rows a repaired convolution is solved from: neighbouring positions tell much the same, so more of them
+    than of tokens, as long as its responses stay under 16 MiB."""
+    many = max(2**15, min(64 * weight_rows(layer).shape[-1], 2**16))
+    return min(many, 2**22 // layer.out_channels)
+
+
 def sample_rows(
     layer: nn.Module, response: Tensor, wanted: int, *, seed: int, valid: Tensor | None = None
 ) -> Rows:
@@ -114,14 +121,15 @@ def inputs_of(layer: nn.Module, x: Tensor, rows: Rows) -> Tensor:
         assert isinstance(layer, nn.Conv2d)
         kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation  # type: ignore[assignment]
     padded = F.pad(x, (int(padding[1]), int(padding[1]), int(padding[0]), int(padding[0])))
-    width = (padded.shape[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
+    channels, height, across = padded.shape[1:]
+    width = (across - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
     example, position = index // rows.positions, index % rows.positions
-    top, left = (position // width) * stride[0], (position % width) * stride[1]
-    patch = padded.new_empty((len(index), padded.shape[1], kernel[0], kernel[1]))
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            patch[:, :, i, j] = padded[example, :, top + i * dilation[0], left + j * dilation[1]]
-    return patch.reshape(len(index), groups_of(layer), -1)
+    corner = (example * height + position // width * stride[0]) * across + position % width * stride[1]
+    down, right = (torch.arange(size, device=x.device) for size in kernel)
+    taps = (down[:, None] * dilation[0] * across + right * dilation[1]).reshape(-1)
+    pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+    patch = pixels.index_select(0, (corner[:, None] + taps).reshape(-1)).reshape(len(index), -1, channels)
+    return patch.transpose(1, 2).reshape(len(index), groups_of(layer), -1)
 
 
 def responses_of(layer: nn.Module, y: Tensor, rows: Rows) -> Tensor:

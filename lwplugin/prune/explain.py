@@ -11,7 +11,7 @@ from torch import nn
 from lwplugin.data.batch import Inputs
 from lwplugin.model.cost import cost
 from lwplugin.model.graph import Graph, Removal
-from lwplugin.moments.repair import LayerRepair
+from lwplugin.moments.layer_repair import LayerRepair
 from lwplugin.prune.select import Importance
 
 

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from lwplugin.errors import MethodError
 from lwplugin.model.bundle import copy_module
 from lwplugin.model.cost import cost
 from lwplugin.model.graph import Graph, Removal
 from lwplugin.model.surgery import cut
-from lwplugin.moments.repair import LayerRepair, repairable
+from lwplugin.moments.layer_repair import LayerRepair
+from lwplugin.moments.repair import repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score
 from lwplugin.prune.blocks import Block, bypass, find_blocks
 from lwplugin.prune.criterion import Criterion, importances_by
-from lwplugin.prune.divergence import Divergence
+from lwplugin.prune.divergence import Divergence, set_aside
 from lwplugin.prune.explain import compare, repair_rows, unit_rows
 from lwplugin.prune.latency import Latency, Layer
 from lwplugin.prune.layer import removed_rows, without_blocks
@@ -46,10 +47,16 @@ class HybridConfig(PruneConfig):
     )
     only: tuple[str, ...] = Field((), description="Blocks that may go; by default every repeated one found.")
     splits: int = Field(
-        4, ge=1, description="Numbers of dropped blocks tried, evenly from none to what the budget bears."
+        4,
+        ge=1,
+        description="Numbers of dropped blocks tried first, evenly from none to what the budget bears; then those next "
+        "to the best.",
     )
     split_examples: int = Field(
-        512, ge=1, description="Calibration examples a split is judged on; no labels."
+        512,
+        ge=1,
+        description="Calibration examples a split is judged on, at most a quarter of all; no candidate is repaired on "
+        "them. No labels.",
     )
 
 
@@ -58,6 +65,7 @@ class _Candidate:
     blocks: list[Block]
     module: nn.Module
     repairs: list[LayerRepair]
+    kept: dict[str, Tensor]
     units: list[dict[str, Any]]
     left_alone: dict[str, str]
     divergence: float
@@ -72,33 +80,44 @@ def shrink(
     blocks = find_blocks(parent, data.example(2), config.only)
     importance = score(parent, blocks, data, config.importance, config.split_examples, config.seed, progress)
     order = [block for _, block in sorted(zip(importance, blocks, strict=True), key=lambda pair: pair[0])]
-    divergence = Divergence(parent, data, config.split_examples)
+    fitted, judged = set_aside(data)
+    divergence = Divergence(parent, judged, config.split_examples)
     shares = _Shares(parent, data, config, progress)
     numbers = _numbers(parent, order, shares, config)
+    most = numbers[-1]
     best: _Candidate | None = None
-    tried: list[dict[str, Any]] = []
+    tried: dict[int, dict[str, Any]] = {}
     refusal = None
-    for done, number in enumerate(numbers, start=1):
+    while numbers:
+        number = numbers.pop(0)
         try:
-            candidate = _candidate(parent, order[:number], data, config, shares, divergence, progress)
+            candidate = _candidate(parent, order[:number], fitted, config, shares, divergence, progress)
         except MethodError as error:
             refusal = error
+            tried[number] = {}
         else:
             ratios = {name: float(f"{value:.6g}") for name, value in candidate.ratios.items()}
             row = {"blocks": number, "divergence": float(f"{candidate.divergence:.6g}")}
-            tried.append(row | ({"ratios": ratios} if len(ratios) > 1 else {}))
+            tried[number] = row | ({"ratios": ratios} if len(ratios) > 1 else {})
             best = candidate if best is None or candidate.divergence < best.divergence else best
-        progress("splits of the budget", done, len(numbers))
+        if not numbers and best is not None:
+            near = (len(best.blocks) - 1, len(best.blocks) + 1)
+            numbers = [n for n in near if 0 <= n <= most and n not in tried]
+        progress("splits of the budget", len(tried), len(tried) + len(numbers))
     if best is None:
         assert refusal is not None
         raise refusal
+    repairs = best.repairs
+    if config.repair and len(fitted.need("calibration")) < config.repair_examples:
+        # Few examples: once it is chosen, what was set aside may help.
+        repairs = restore(parent, best.module, best.kept, data, config, progress)
     metrics, layers = compare(parent, best.module, data.example(1))
     details = {
         "layers": layers,
         "removed": [*removed_rows(blocks, importance, best.blocks), *best.units],
         "left_alone": [{"name": name, "reason": reason} for name, reason in best.left_alone.items()],
-        "repair": repair_rows(best.repairs),
-        "splits": tried,
+        "repair": repair_rows(repairs),
+        "splits": [row for _, row in sorted(tried.items()) if row],
     }
     return Pruned(
         best.module,
@@ -158,7 +177,7 @@ def _candidate(
     dropped, repairs = without_blocks(parent, list(gone), data, config, progress)
     left = shares(dropped)
     if left <= config.budget.kept:
-        return _Candidate(list(gone), dropped, repairs, [], {}, divergence(dropped), {})
+        return _Candidate(list(gone), dropped, repairs, {}, [], {}, divergence(dropped), {})
     graph = graph_of(dropped, data, progress)
     rest = config.model_copy(update={config.budget.kind: config.budget.kept / left})
     limited = shares.limited(dropped, graph)
@@ -179,7 +198,9 @@ def _candidate(
         ratios[name] = divergence(module)
         if best is None or ratios[name] < best.divergence:
             units = unit_rows(graph, removed, importance)
-            best = _Candidate(list(gone), module, repairs, units, graph.left_alone, ratios[name], ratios)
+            best = _Candidate(
+                list(gone), module, repairs, kept, units, graph.left_alone, ratios[name], ratios
+            )
     assert best is not None, "a criterion offers one importance at least"
     return best
 

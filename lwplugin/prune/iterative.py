@@ -17,7 +17,8 @@ from lwplugin.errors import MethodError
 from lwplugin.model.bundle import copy_module
 from lwplugin.model.graph import Graph, trace
 from lwplugin.model.surgery import cut
-from lwplugin.moments.repair import LayerRepair, repairable
+from lwplugin.moments.layer_repair import LayerRepair
+from lwplugin.moments.repair import repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by

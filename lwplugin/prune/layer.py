@@ -16,7 +16,7 @@ from torch import nn
 from lwplugin.errors import MethodError
 from lwplugin.model.bundle import copy_module
 from lwplugin.model.cost import Cost, cost
-from lwplugin.moments.repair import LayerRepair
+from lwplugin.moments.layer_repair import LayerRepair
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score

@@ -19,7 +19,9 @@ from lwplugin.errors import MethodError
 from lwplugin.model.bundle import copy_module
 from lwplugin.model.graph import Graph
 from lwplugin.moments.examples import repair_inputs
-from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
+from lwplugin.moments.layer_repair import LayerRepair
+from lwplugin.moments.repair import repair, repairable
+from lwplugin.moments.responses import parent_responses
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.explain import compare, explain, repair_rows
@@ -130,7 +132,7 @@ def _masked(parent: nn.Module, data: Data, config: MagnitudeConfig, progress: Pr
     repairs: list[LayerRepair] = []
     if config.repair:
         inputs = repair_inputs(module, data, config.repair_examples)
-        responses = parent_responses(parent, inputs, repairable(parent), seed=config.seed)
+        responses = parent_responses(parent, inputs, repairable(parent), seed=config.seed, sums=True)
         repairs = repair(module, inputs, responses, {}, supports=masks, progress=progress)
     metrics, layers = compare(parent, module, data.example(1))
     zeros = {name: int((~mask).sum()) for name, mask in masks.items()}

@@ -21,7 +21,8 @@ from lwplugin.model.bundle import copy_module
 from lwplugin.model.graph import Graph
 from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
-from lwplugin.moments.repair import parent_responses, repair, repairable
+from lwplugin.moments.repair import repair, repairable
+from lwplugin.moments.responses import parent_responses
 from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by
@@ -148,7 +149,7 @@ def _divergence_of(
     judge = Divergence(parent, data, config.search_examples)
     names = repairable(parent)
     inputs = repair_inputs(parent, data, config.search_examples)
-    responses = parent_responses(parent, inputs, names, seed=config.seed) if config.repair else {}
+    responses = parent_responses(parent, inputs, names, seed=config.seed, sums=True) if config.repair else {}
     known: dict[str, float] = {}
 
     def divergence(removed: dict[int, list[int]]) -> float:

@@ -15,7 +15,9 @@ from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.model.surgery import cut
 from lwplugin.moments.examples import repair_inputs
-from lwplugin.moments.repair import LayerRepair, parent_responses, repair, repairable
+from lwplugin.moments.layer_repair import LayerRepair
+from lwplugin.moments.repair import repair, repairable
+from lwplugin.moments.responses import parent_responses
 from lwplugin.progress import Progress
 from lwplugin.prune.base import PruneConfig, Pruned, Scorer, Shrink, Variants
 from lwplugin.prune.divergence import Divergence
@@ -174,7 +176,7 @@ def restore(
         inputs = repair_inputs(module, data, config.repair_examples)
         names = repairable(module)
         progress("parent responses", 0, None)
-        responses = parent_responses(parent, inputs, names, seed=config.seed)
+        responses = parent_responses(parent, inputs, names, seed=config.seed, sums=True)
         done = repair(module, inputs, responses, kept, progress=progress)
     if config.recalibrate or (config.recalibrate is None and not config.repair):
         from lwplugin.training.recalibrate import recalibrate_batchnorm

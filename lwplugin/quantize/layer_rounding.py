@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lwplugin.moments.repair import Response
+from lwplugin.moments.responses import Response
 from lwplugin.moments.rows import Rows, answers_of, groups_of, inputs_of
 from lwplugin.quantize.ridge import Ridge, solved
 

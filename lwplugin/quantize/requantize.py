@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
-from lwplugin.moments.repair import Response, parent_responses
+from lwplugin.moments.responses import Response, parent_responses
 from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.compensation import compensated_codes

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, count, map_inputs, take
-from lwplugin.moments.repair import Response, parent_responses
+from lwplugin.moments.responses import Response, parent_responses
 from lwplugin.moments.rows import supports, weight_rows
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.adaround import adaptive_codes

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import parent_responses, repair, repairable
+from lwplugin.moments.repair import repair, repairable
+from lwplugin.moments.responses import parent_responses
 from lwplugin.moments.rows import inputs_of, responses_of, sample_rows, weight_rows
 from lwplugin.moments.solve import BlockRemoval, solve
 

@@ -13,9 +13,10 @@ from torch import nn
 import lwplugin
 from lwplugin.data import Data, from_arrays
 from lwplugin.model.graph import trace
-from lwplugin.moments import repair as repairing
+from lwplugin.moments import layer_repair as repairing
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import parent_responses, repair
+from lwplugin.moments.repair import repair
+from lwplugin.moments.responses import parent_responses
 from lwplugin.prune import input_moments
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data import Data, from_arrays
-from lwplugin.moments.repair import Response
+from lwplugin.moments.responses import Response
 from lwplugin.moments.rows import Rows, inputs_of, responses_of, weight_rows
 from lwplugin.quantize import quantize
 from lwplugin.quantize.adaround import adaptive_codes
