@@ -1,7 +1,7 @@
-"""Where a convolution's response goes: through a batch norm, into a residual sum, through a ReLU.
+"""Where a convolution's response goes: through a batch norm, perhaps into a residual sum, through a ReLU.
 
 What the model goes on with is what comes out at the end, so that is what a repaired layer should aim at: the parent's
-*sum*, to make up for what the other branch gives wrongly, and where a ReLU cuts off, anything that it cuts off too
+*sum*, to make up for what the other branch gives wrongly, and where the ReLU cuts off, anything that it cuts off too
 (nonlinear responses: Zhang 2015, 1505.06798).
 """
 
@@ -46,15 +46,13 @@ class Relu:
 
 @dataclass(frozen=True)
 class Path:
-    """What the response of a layer meets before anything else reads it."""
+    """What the response of a layer meets before a ReLU reads it."""
 
     norm: nn.Module | None
     total: int | None
     """Number of the operation that adds it to another tensor of its shape; None where none does."""
     place: int
     """Which of the two operands it is."""
-    relu: bool
-    """Whether a ReLU, and nothing else, reads what comes of that."""
 
     def wanted(
         self, values: Tensor, added: Tensor | None, total: Tensor | None
@@ -70,7 +68,7 @@ class Path:
         rest = shift.expand_as(values) if added is None else shift + added
         if added is not None and total is not None:
             values = torch.where(clear, (total - rest) / scale, values)
-        if not self.relu or (self.total is not None and added is None):
+        if self.total is not None and added is None:
             return values, None
         edge = torch.where(clear, -rest / scale, -torch.inf)
         return values, Relu(edge, (scale > 0) | ~clear)
@@ -177,10 +175,10 @@ class _Record(Operations):
 
 
 def paths_of(module: nn.Module, inputs: Inputs, names: list[str]) -> Paths:
-    """The path of each named convolution that meets a sum or a ReLU, in one run on ``inputs`` (an example or two).
+    """The path of each named convolution that ends in a ReLU, in one run on ``inputs`` (an example or two).
 
-    Linear layers have none: in what was measured (moments/README.md) aiming at the residual sums of a transformer was
-    no better than aiming at each layer's own response.
+    Others have none: in what was measured (moments/README.md) aiming at sums that nothing cuts off, those of
+    transformers and of linear bottlenecks, was no better than aiming at each layer's own response.
     """
     convolutions = [n for n in names if isinstance(module.get_submodule(n), (nn.Conv1d, nn.Conv2d))]
     if not convolutions:
@@ -215,16 +213,16 @@ def paths_of(module: nn.Module, inputs: Inputs, names: list[str]) -> Paths:
             handle.remove()
     record.read(tensors_of(outputs), _OUTPUT)
     found = {name: _follow(record, norms, answered[name]) for name in answered if calls[name] == 1}
-    met = {name: path for name, path in found.items() if path.total is not None or path.relu}
-    return Paths(met, record.done)
+    return Paths({name: path for name, path in found.items() if path is not None}, record.done)
 
 
-def _follow(record: _Record, norms: Mapping[int, tuple[nn.Module, int]], number: int) -> Path:
+def _follow(record: _Record, norms: Mapping[int, tuple[nn.Module, int]], number: int) -> Path | None:
     norm = None
     if number in norms and record.only_reader(number) == norms[number][1]:
         norm, number = norms[number]
-    reader, total, place = record.only_reader(number), None, 0
-    if reader in record.sums:
-        total, place = reader, record.sums[reader].index(number)
-        reader = record.only_reader(reader)
-    return Path(norm, total, place, relu=reader in record.relus)
+    reader = record.only_reader(number)
+    if reader in record.relus:
+        return Path(norm, None, 0)
+    if reader in record.sums and record.only_reader(reader) in record.relus:
+        return Path(norm, reader, record.sums[reader].index(number))
+    return None

@@ -42,14 +42,13 @@ class Branches(nn.Module):
         return torch.relu(total)
 
 
-@pytest.mark.parametrize("form", ["wide first", "narrow first", "in place", "read twice"])
+@pytest.mark.parametrize("form", ["wide first", "narrow first", "in place"])
 def test_a_repaired_layer_makes_up_for_the_other_branch(form: str) -> None:
     torch.manual_seed(0)
     parent = Branches(form).eval()
     x = torch.randn(64, 3, 8, 8)
     paths = paths_of(parent, x[:1], ["wide", "narrow"])
     assert paths["wide"].total == paths["narrow"].total is not None
-    assert paths["wide"].relu == (form != "read twice")
     broken = copy.deepcopy(parent)
     broken.narrow.weight.data.zero_()
     own, at_sum = copy.deepcopy(broken), copy.deepcopy(broken)
@@ -105,6 +104,7 @@ def test_sums_that_cannot_be_told_by_their_number_are_left() -> None:
     assert answers["one"].total is None
 
 
-def test_transformers_aim_at_each_layers_own_response() -> None:
+def test_others_aim_at_their_own_response() -> None:
+    assert paths_of(Branches("read twice").eval(), torch.randn(2, 3, 8, 8), ["wide", "narrow"]) == {}
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
     assert paths_of(net, torch.randn(2, 4), ["0"]) == {}
