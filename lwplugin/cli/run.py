@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import click
 
 from lwplugin.cli.output import json_option, only_json, progress_on, table, write_json
 from lwplugin.errors import RecipeError, did_you_mean
+from lwplugin.gate.verdict import EXIT_CODES, SEVERITY, Status
 
 if TYPE_CHECKING:
     from lwplugin.artifact import Store
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from lwplugin.pipelines.result import RunResult, StepRun
 
 ENGINES = ("local", "kubeflow", "prefect")
-EXIT_CODES = {"pass": 0, "fail": 1, "error": 2, "inconclusive": 3}
-_WORST_FIRST = ("error", "fail", "inconclusive", "pass")
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 store_option = click.option(
@@ -34,9 +33,10 @@ tracking_option = click.option(
 model_option = click.option("--model", help="Another model than the recipe's, as models:/name/3.")
 
 
-def worst(verdicts: list[str]) -> str:
-    """The verdict that counts for several targets."""
-    return next((verdict for verdict in _WORST_FIRST if verdict in verdicts), "error")
+def worst(verdicts: Collection[str]) -> Status:
+    """The verdict that counts for several targets; without any, error."""
+    ranked: tuple[Status, ...] = (*SEVERITY, "pass")
+    return next((status for status in ranked if status in verdicts), "error")
 
 
 def open_store(store: Path | None) -> Store:
@@ -185,7 +185,7 @@ def run_command(
             else _run(plan, place, recipe, again, quiet, kubeflow=engine == "kubeflow")
         )
         summaries = _summaries(result, reports)
-        verdict = worst(list(result.verdicts.values()))
+        verdict = worst(result.verdicts.values())
         if as_json:
             write_json(_document(result, verdict, summaries), out)
         else:
