@@ -79,6 +79,8 @@ def compile_command(
         with extra(engine, why=f"--engine {engine}"):
             from lwplugin.pipelines.kubeflow import ready
             from lwplugin.pipelines.kubeflow.compile import compile_plan
+        if train:
+            _look_at(train)
         for uri in models:
             load_recipe(recipe).of_model(uri)
         late = at_start or bool(train or models)
@@ -99,6 +101,19 @@ def compile_command(
                 f"{output}: {', '.join(meant)}, {len(plan.steps)} steps, recipe {plan.recipe_digest[:12]}"
             )
         return 0
+
+
+def _look_at(function: str) -> None:
+    """Refuses a function that its module does not define, where that lies here; else the image may well hold it."""
+    from lwplugin.data.foreseen import foresee
+    from lwplugin.data.user_code import reference_parts, source_file
+    from lwplugin.errors import DataError
+
+    try:
+        source_file(reference_parts(function, "training function")[0], "training function")
+    except DataError:
+        return
+    foresee(function, what="training function")
 
 
 def deployment(recipe: Path, image: str | None, at_start: bool = False) -> Deployment:

@@ -50,6 +50,19 @@ def test_a_model_that_no_run_could_find_is_not_compiled(
     assert not output.exists()
 
 
+def test_a_training_function_is_looked_for_where_its_file_lies_here(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training, output = recipe.with_name("training.py"), recipe.with_name("pipeline.yaml")
+    training.write_text("def main():\n    return 'models:/net/1'\n")
+    command = ["compile", str(recipe), "-o", str(output), "--train"]
+    assert invoke([*command, f"{training}:mian"]) == 2
+    assert "did you mean 'main'" in capsys.readouterr().err
+    assert not output.exists()
+    assert invoke([*command, f"{training}:main"]) == 0
+    assert invoke([*command, "only_in_the_image.training:main"]) == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
