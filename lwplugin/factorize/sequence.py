@@ -19,7 +19,7 @@ from lwplugin.errors import MethodError
 from lwplugin.factorize.sites import put
 from lwplugin.moments.layer_repair import LayerRepair, solve_layer
 from lwplugin.moments.moments import Moments
-from lwplugin.moments.repair import norms_after
+from lwplugin.moments.norms import norms_after
 from lwplugin.moments.responses import Response
 from lwplugin.moments.rows import inputs_of, set_apart
 from lwplugin.moments.solve import solve_checked

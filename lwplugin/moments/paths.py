@@ -20,12 +20,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from lwplugin.data.batch import Inputs, call
 from lwplugin.model.trace import tensors_of
+from lwplugin.moments.norms import affine, clear
 
 _SUMS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
 _RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 _OUTPUT = -1
-_GONE = 1e-3
-"""Of a norm's largest scale: below it a response says next to nothing about what comes out."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,16 @@ class Path:
             values: the parent's own response.
             added: what is added to it now, [rows, outputs]; None where no sum is aimed at.
         """
-        scale, shift = self._affine(values[0])
-        clear = scale.abs() > _GONE * scale.abs().max()
+        one = torch.ones_like(values[0])
+        scale, shift = (one, 0 * one) if self.norm is None else affine(self.norm)
+        told = clear(scale)
         rest = shift.expand_as(values) if added is None else shift + added
         if added is not None and total is not None:
-            values = torch.where(clear, (total - rest) / scale, values)
+            values = torch.where(told, (total - rest) / scale, values)
         if self.total is not None and added is None:
             return values, None
-        edge = torch.where(clear, -rest / scale, -torch.inf)
-        return values, Relu(edge, (scale > 0) | ~clear)
+        edge = torch.where(told, -rest / scale, -torch.inf)
+        return values, Relu(edge, (scale > 0) | ~told)
 
     def response(self, layer: nn.Module, x: Tensor) -> Tensor:
         """What comes to the sum from the input ``x`` of the layer; no hooks are called."""
@@ -79,14 +79,6 @@ class Path:
         if self.norm is not None:
             answer = self.norm.forward(answer)
         return answer
-
-    def _affine(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the norm, [outputs] each."""
-        if self.norm is None:
-            return torch.ones_like(like), torch.zeros_like(like)
-        norm: Any = self.norm
-        scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-        return scale, (0 if norm.bias is None else norm.bias) - scale * norm.running_mean
 
 
 class Paths(dict[str, Path]):

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
 from lwplugin.moments.layer_repair import LayerRepair, solve_layer
+from lwplugin.moments.norms import before as before_norm
+from lwplugin.moments.norms import norms_after
 from lwplugin.moments.paths import Look, Operations, Paths, paths_of
 from lwplugin.moments.responses import Response
 from lwplugin.moments.rows import reaches, responses_of, supports, weight_rows
@@ -66,13 +68,16 @@ def repair(
         def part(values: Tensor) -> Tensor:
             return values if kept is None else values[:, kept.to(values.device)]
 
+        norm = norms.get(name)
         values, relu = part(response.values), None
+        if norm is not None and response.normed is not None:
+            # Norms differ after training, and after an earlier repair that put a constant into them.
+            values = before_norm(norm, part(response.normed), values)
         if name in paths:
             added = None if other is None else responses_of(layer, other, response.rows)
             total = None if response.total is None else part(response.total)
             values, relu = paths[name].wanted(values, added, total)
         support = None if supports is None else supports.get(name)
-        norm = norms.get(name)
         done.append(solve_layer(name, layer, x, response.rows, values, norm, ridge, support, relu))
         progress("repair", len(done), len(responses))
 
@@ -119,42 +124,6 @@ def _due(module: nn.Module, paths: Paths, responses: dict[str, Response]) -> dic
 
 def _inputs(module: nn.Module, name: str) -> int:
     return weight_rows(module.get_submodule(name)).shape[-1]
-
-
-def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str, nn.Module]:
-    """For each layer without a bias, the batch norm that reads its output as it is."""
-    produced: dict[int, tuple[str, int]] = {}
-    kept_alive: list[Tensor] = []
-    found: dict[str, nn.Module] = {}
-
-    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(layer: nn.Module, args: Any, output: Tensor) -> None:
-            produced[id(output)] = name, output._version
-            kept_alive.append(output)
-
-        return hook
-
-    def entering(norm: nn.Module, args: Any) -> None:
-        name, version = produced.get(id(args[0]), ("", -1))
-        # A tensor changed in place since (an activation) is not what the layer answered.
-        if name and args[0]._version == version:
-            found[name] = norm
-
-    handles = [module.get_submodule(n).register_forward_hook(after(n)) for n in names]
-    handles += [
-        layer.register_forward_pre_hook(entering)
-        for layer in module.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
-    ]
-    try:
-        with torch.no_grad():
-            call(module, take(inputs, 1))
-    finally:
-        for handle in handles:
-            handle.remove()
-    # A norm that several layers share has one mean for all: no single offset fits.
-    shared = [norm for norm in found.values() if sum(norm is other for other in found.values()) > 1]
-    return {name: norm for name, norm in found.items() if not any(norm is other for other in shared)}
 
 
 @contextmanager

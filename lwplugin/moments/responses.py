@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lwplugin.data.batch import Inputs, call, count, take
 from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
+from lwplugin.moments.norms import affine, norms_after
 from lwplugin.moments.paths import Look, Operations, Paths, paths_of
 from lwplugin.moments.rows import (
     Rows,
@@ -29,8 +30,16 @@ class Response:
 
     rows: Rows
     values: Tensor
+    norm: tuple[Tensor, Tensor] | None = None
+    """Scale and shift of the batch norm that reads the response, [outputs] each; where there is one and ``sums`` are
+    asked for."""
     total: Tensor | None = None
-    """The residual sum that the response goes into, at the same rows; where there is one and it was asked for."""
+    """The residual sum that the response goes into, at the same rows; likewise."""
+
+    @property
+    def normed(self) -> Tensor | None:
+        """The response after its norm."""
+        return None if self.norm is None else self.values * self.norm[0] + self.norm[1]
 
 
 def parent_responses(
@@ -54,6 +63,7 @@ def parent_responses(
     shapes: dict[str, torch.Size] = {}
     valid, examples = attention_mask(inputs), count(inputs)
     paths = paths_of(parent, take(inputs, 1), names) if sums else Paths({}, 0)
+    norms = norms_after(parent, inputs, set(names)) if sums else {}
     into: dict[int, list[str]] = {}
     for name, path in paths.items():
         if path.total is not None:
@@ -69,7 +79,8 @@ def parent_responses(
             if sums and isinstance(layer, (nn.Conv1d, nn.Conv2d)):
                 wanted = max(wanted, rows_of_convolution(layer))
             rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
-            found[name] = Response(rows, responses_of(layer, output, rows).clone())
+            norm = affine(norms[name]) if name in norms else None
+            found[name] = Response(rows, responses_of(layer, output, rows).clone(), norm)
 
     def keep_sum(number: int) -> Look:
         def look(args: Any, total: Any) -> None:

@@ -86,6 +86,19 @@ def test_what_a_relu_stops_need_not_be_met() -> None:
     assert aware < 0.97 * blind
 
 
+def test_a_second_repair_finds_nothing_to_mend() -> None:
+    torch.manual_seed(0)
+    parent = nn.Sequential(nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1)).eval()
+    x = torch.randn(64, 4, 6, 6) + 2.0
+    module = copy.deepcopy(parent)
+    module[0] = nn.Conv2d(3, 6, 1, bias=False)
+    answers = parent_responses(parent, x, ["0"], sums=True)
+    repair(module, x[:, :3], answers, {})
+    once = module(x[:, :3])
+    repair(module, x[:, :3], answers, {})
+    torch.testing.assert_close(module(x[:, :3]), once, rtol=0.01, atol=0.01)
+
+
 class Chunked(nn.Module):
     """Its operations are more for more examples."""
 
