@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Solver = Literal["exact", "randomized"]
+_NOTHING = 1e-30
 
 
 def regular(covariance: Tensor, ridge: float) -> Tensor:
@@ -59,7 +60,10 @@ def singular(
 
 def balanced(left: Tensor, right: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
     """(left, right) with each rank's strength [r] shared evenly, so that neither factor is hard to quantize."""
-    scale = strength.clamp_min(1e-12 * float(strength.max().clamp_min(1e-300))).sqrt()
+    strongest = float(strength.max())
+    if strongest < _NOTHING:  # a layer that always answers the same
+        return left, right
+    scale = strength.clamp_min(1e-12 * strongest).sqrt()
     return left * scale, right / scale[:, None]
 
 

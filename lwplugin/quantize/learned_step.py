@@ -50,7 +50,8 @@ class LearnedLayer(nn.Module):
     """A float layer that runs as its quantized one will, while its weights and steps are trained.
 
     ``scale`` float32 [out, 1] starts the steps of the weights, of which none is larger than ``limit``. Layers that
-    read the same tensor share one ``grid``.
+    read the same tensor share one ``grid``. Code around it finds the rounded ``weight``, and all else that it asks for
+    (a stride, a bias) as the float layer has it.
     """
 
     scale: Tensor
@@ -66,13 +67,23 @@ class LearnedLayer(nn.Module):
         """Of the weights, [out, 1]."""
         return self.scale * self.growth.exp().unsqueeze(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """What the quantized layer will answer."""
+    @property
+    def weight(self) -> Tensor:
+        """What the quantized layer's weight will be; gradients reach the float one and the step."""
         weight: Any = self.layer.weight
         step = self.step.unsqueeze(-1)
         rounded = round_through((grouped(weight) / step).clamp(-self.limit, self.limit)) * step
-        state = {"weight": rounded.view(weight.shape)}
-        answer: Tensor = torch.func.functional_call(self.layer, state, (self.grid(x),))
+        return rounded.view(weight.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the quantized layer will answer."""
+        answer: Tensor = torch.func.functional_call(self.layer, {"weight": self.weight}, (self.grid(x),))
         return answer
 
     @torch.no_grad()

@@ -114,6 +114,29 @@ def test_one_layer_is_reduced_rank_regression() -> None:
     assert best <= found <= 1.02 * best
 
 
+class Queries(nn.Module):
+    """Attends from learned queries that start at nothing, as DETR's do: a layer's inputs are always the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.same, self.head = nn.Linear(8, 24), nn.Linear(24, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.before(x)
+        out: Tensor = self.head(hidden * self.same(torch.zeros_like(hidden)))
+        return out
+
+
+@pytest.mark.parametrize("method", ["svd", "pca"])
+def test_a_layer_that_always_answers_the_same_becomes_a_product_of_finite_numbers(method: str) -> None:
+    torch.manual_seed(0)
+    net, x = Queries().eval(), torch.randn(600, 8)
+    light = lwplugin.factorize(net, regression(x, net), method=method, rank=4)
+    assert "same" in {row["name"] for row in light.history[-1].details["layers"]}
+    with torch.no_grad():
+        assert torch.isfinite(light.module(x)).all()
+
+
 def test_a_search_over_all_layers_beats_equal_fractions(deep: tuple[Deep, Tensor, Data]) -> None:
     net, x, data = deep
     assert error(run(net, data), net, x) < error(run(net, data, ranking="per_layer"), net, x)

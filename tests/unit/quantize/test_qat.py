@@ -68,3 +68,21 @@ def test_a_learned_layer_becomes_the_layer_it_ran_as(digits_data: Data) -> None:
 def test_a_collapsed_model_is_refused(trained_net: nn.Module, digits_data: Data) -> None:
     with pytest.raises(MethodError, match="collapsed"):
         quantize(trained_net, digits_data, method="qat", weight_bits=2, finetune_epochs=0, collapse=1.0)
+
+
+class Asking(nn.Module):
+    """Asks its layers for what they are, as the models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 8, 3, stride=2), nn.Linear(8 * 9, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x.to(self.conv.weight.dtype)).relu().flatten(1)
+        return self.head(x[:, : self.head.in_features]) + 0 * self.conv.stride[0]
+
+
+def test_code_around_a_layer_in_training_finds_what_the_float_one_has(digits_data: Data) -> None:
+    torch.manual_seed(0)
+    light = quantize(Asking().eval(), digits_data, method="qat", finetune_epochs=1)
+    assert [row["name"] for row in light.history[-1].details["layers"]] == ["conv", "head"]
