@@ -55,8 +55,6 @@ BUNDLES: dict[str, dict[str, Any] | None] = {
     "int8": {"method": "int8", "examples": 128},
     "4 bits": {"method": "weight_only", "bits": 4, "group_size": 32},
 }
-# Compensated rounding of a layer with 8,192 inputs takes minutes.
-QUICKER = {(name, kind): {"rounding": "nearest"} for name in ("CREPE tiny",) for kind in ("int8", "4 bits")}
 FORMATS = ("torch", "onnx", "openvino", "tflite", "executorch", "torch_export", "aotinductor")
 Score = Callable[[np.ndarray], float]
 
@@ -226,7 +224,7 @@ class Bench:
         how = BUNDLES[kind]
         if how is None:
             return self.case.module, self.wanted
-        light = quantize(self.case.module, self.case.data, **how, **QUICKER.get((self.name, kind), {}))
+        light = quantize(self.case.module, self.case.data, **how)
         return light, answers(light.module, self.inputs, self.count)
 
     def row(self, kind: str, form: str) -> dict[str, Any]:
