@@ -32,8 +32,7 @@ def float_weight(graph: GraphEditor, name: str, layer: PackedLayer, scheme: Sche
         table = half_constant(graph, made, layer)
         return ([], table) if encoding.native else ([to_float(table, made)], made)
     if isinstance(encoding, Groups):
-        whole = math.prod(layer.weight_shape[1:]) % encoding.group_size == 0
-        in_blocks = scheme.block_constants and encoding.width < 8 and whole
+        in_blocks = scheme.block_constants and encoding.width < 8
         return (_in_blocks if in_blocks else _from_groups)(graph, made, layer, encoding), made
     if isinstance(encoding, Codebook):
         return _from_table(graph, made, layer, encoding), made
@@ -44,7 +43,7 @@ def float_weight(graph: GraphEditor, name: str, layer: PackedLayer, scheme: Sche
 
 def _from_groups(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Groups) -> Nodes:
     codes, zeros = padded_codes(layer, encoding)
-    rows, groups, size = codes.shape
+    _, groups, size = codes.shape
     nodes, integers = _unpacked(graph, made, codes, encoding.width)
     zero = graph.constant(f"{made}_zero_point", zeros[:, :, None])
     scale = graph.constant(f"{made}_scale", layer.scale.numpy()[:, :, None])
@@ -55,16 +54,23 @@ def _from_groups(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Gr
         to_float(scale, f"{made}_scale_float"),
         make_node("Mul", [f"{made}_steps", f"{made}_scale_float"], f"{made}_groups"),
     ]
-    flat, row = f"{made}_groups", math.prod(layer.weight_shape[1:])
-    if groups * size != row:
-        nodes.append(_reshape(graph, flat, (rows, groups * size), f"{made}_rows"))
-        bounds = [
-            graph.constant(f"{made}_{key}", np.array([value], dtype=np.int64))
-            for key, value in (("start", 0), ("end", row), ("axis", 1))
-        ]
-        nodes.append(make_node("Slice", [f"{made}_rows", *bounds], f"{made}_cut"))
-        flat = f"{made}_cut"
-    return [*nodes, _reshape(graph, flat, layer.weight_shape, made)]
+    return [*nodes, *_without_filling(graph, made, f"{made}_groups", groups * size, layer)]
+
+
+def _without_filling(graph: GraphEditor, made: str, source: str, width: int, layer: PackedLayer) -> Nodes:
+    """The weight in its shape, of rows that groups have filled up to ``width``."""
+    rows, row = layer.weight_shape[0], math.prod(layer.weight_shape[1:])
+    if width == row:
+        return [_reshape(graph, source, layer.weight_shape, made)]
+    bounds = [
+        graph.constant(f"{made}_{key}", np.array([value], dtype=np.int64))
+        for key, value in (("start", 0), ("end", row), ("axis", 1))
+    ]
+    return [
+        _reshape(graph, source, (rows, width), f"{made}_filled"),
+        make_node("Slice", [f"{made}_filled", *bounds], f"{made}_cut"),
+        _reshape(graph, f"{made}_cut", layer.weight_shape, made),
+    ]
 
 
 def _in_blocks(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Groups) -> Nodes:
@@ -72,18 +78,20 @@ def _in_blocks(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Grou
     from onnx import TensorProto, helper
 
     kind = TensorProto.UINT4 if encoding.width <= 4 else TensorProto.UINT8
+    codes_in_groups, zeros = padded_codes(layer, encoding)
     held = {
-        f"{made}_codes": encoding.codes(layer.stored, layer.weight_shape),
-        f"{made}_zero_point": encoding.zeros(layer.stored, layer.weight_shape),
+        f"{made}_codes": codes_in_groups.reshape(len(codes_in_groups), -1),
+        f"{made}_zero_point": zeros,
     }
     for name, values in held.items():
-        graph.constants[name] = helper.make_tensor(name, kind, list(values.shape), values.numpy().reshape(-1))
+        graph.constants[name] = helper.make_tensor(name, kind, list(values.shape), values.reshape(-1))
     codes, zero = held
     scale = graph.constant(f"{made}_scale", layer.scale.float().numpy())
     rows = make_node(
         "DequantizeLinear", [codes, scale, zero], f"{made}_rows", axis=1, block_size=encoding.group_size
     )
-    return [rows, _reshape(graph, f"{made}_rows", layer.weight_shape, made)]
+    width = codes_in_groups[0].size
+    return [rows, *_without_filling(graph, made, f"{made}_rows", width, layer)]
 
 
 def _from_table(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Codebook) -> Nodes:

@@ -156,7 +156,7 @@ def _refuse_packed(graph: source.Graph) -> None:
         raise ExportError(
             "OpenVINO does not read this packing from ONNX",
             got="packed weights (BitShift), which it unpacks to other numbers",
-            do="quantize weight-only with a group_size that divides the rows, use method int8, or export format 'onnx'",
+            do="quantize with method weight_only or int8, or export format 'onnx'",
         )
 
 

@@ -173,9 +173,7 @@ def test_what_a_convolution_gives_an_addition_is_not_rounded(digits_data: Data, 
 def test_weight_only_groups_stay_small_and_answer_as_the_bundle(
     bits: int, trained_net: nn.Module, digits_data: Data, tmp_path: Path
 ) -> None:
-    light = quantize(
-        trained_net, digits_data, method="weight_only", bits=bits, group_size=16, skip=("stem", "depthwise.0")
-    )
+    light = quantize(trained_net, digits_data, method="weight_only", bits=bits, group_size=16)
     exported = export(light, digits_data, format="openvino", path=tmp_path)
     assert exported.meta["parity"]["max_abs_error"] < 1e-3
     constants = openvino.Core().read_model(str(exported.file)).get_ordered_ops()
