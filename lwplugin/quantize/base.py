@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lwplugin.model.bundle import LightModel
 
 
+_MUCH = 0.02
+"""Of a model's parameters: as many outside of its layers are named, such as the experts of a mixture."""
+
 NAMEABLE = (*QUANTIZABLE, nn.Embedding)
 """What a skip pattern can name."""
 
@@ -112,9 +115,12 @@ def select_layers(
             selection.chosen.append(name)
         else:
             selection.skipped[name] = reason
+    much = _MUCH * sum(parameter.numel() for parameter in module.parameters())
     for name, other in module.named_modules():
-        if not isinstance(other, NAMEABLE) and _holds_matrix(other):
-            selection.skipped[name] = f"layer type {type(other).__name__} has no quantized form"
+        if not isinstance(other, NAMEABLE) and _holds_matrix(other, much):
+            selection.skipped[name or "the model itself"] = (
+                f"layer type {type(other).__name__} has no quantized form"
+            )
     if needed and not selection.chosen:
         quantized = quantized_already(module)
         raise MethodError(
@@ -131,10 +137,10 @@ def select_layers(
     return selection
 
 
-def _holds_matrix(layer: nn.Module) -> bool:
-    """Whether a layer, not its parts, has weights worth fewer bits."""
-    alone = not layer._modules or isinstance(layer, nn.MultiheadAttention)
-    return alone and any(p.dim() >= 2 for p in layer.parameters(recurse=False))
+def _holds_matrix(layer: nn.Module, much: float) -> bool:
+    """Whether a layer, not its parts, has weights worth fewer bits: of one with parts, ``much`` of them."""
+    own = [p.numel() for p in layer.parameters(recurse=False) if p.dim() >= 2]
+    return sum(own) > (much if layer._modules else 0)
 
 
 def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> list[str]:
