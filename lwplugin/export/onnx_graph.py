@@ -32,10 +32,10 @@ class GraphEditor:
         return {name: node for node in self.nodes for name in node.output if name}
 
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
-        """Tensor name → the nodes that read it, once for each."""
+        """Tensor name → the nodes that read it, once for each; in graphs of their own (Loop, If) too."""
         found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in self.nodes:
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys([*node.input, *sorted(_names_inside(node))]):
                 if name:
                     found[name].append(node)
         return found
@@ -61,9 +61,7 @@ class GraphEditor:
         for node in reversed(self.nodes):
             if any(name in alive for name in node.output):
                 kept.append(node)
-                alive.update(node.input)
-                for attribute in node.attribute:
-                    alive.update(_names_inside(attribute))
+                alive.update(node.input, _names_inside(node))
         graph = self.proto.graph
         nodes = list(reversed(kept))
         constants = [tensor for name, tensor in self.constants.items() if name in alive]
@@ -81,9 +79,12 @@ class GraphEditor:
         return self.proto
 
 
-def _names_inside(attribute: onnx.AttributeProto) -> set[str]:
-    graphs = [attribute.g, *attribute.graphs]
-    return {name for graph in graphs for node in graph.node for name in node.input}
+def _names_inside(node: onnx.NodeProto) -> set[str]:
+    """What the graphs in a node's attributes read or give, and those in their nodes."""
+    graphs = [graph for entry in node.attribute for graph in (entry.g, *entry.graphs)]
+    given = {value.name for graph in graphs for value in graph.output}
+    inner = [each for graph in graphs for each in graph.node]
+    return given.union(*(set(each.input) | _names_inside(each) for each in inner))
 
 
 def make_node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:

@@ -279,6 +279,24 @@ def test_an_activation_goes_only_where_a_grid_clips_in_its_place(form: str, tmp_
     assert made.meta["parity"]["sqnr_db"] > 30
 
 
+class Bags(nn.Module):
+    """Means of embeddings, which ONNX computes in a loop with a branch in it, and an integer layer that reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(20, 16), nn.Linear(16, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.bag(ids))
+
+
+def test_what_a_loop_reads_from_outside_stays_in_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    data = from_arrays(calibration=torch.randint(0, 20, (64, 6)), task="embedding")
+    made = export(quantize(Bags().eval(), data), data, path=tmp_path)
+    assert made.meta["parity"]["sqnr_db"] > 30
+
+
 class Causal(nn.Module):
     """Torch's own transformer with a mask over what is to come."""
 
