@@ -49,6 +49,10 @@ class Scheme:
     """Whether the gain of a two-dimensional input must not meet the rounding, into which the runtime would fold it."""
     products_without_zero_points: bool = False
     """Whether products are fastest on codes without a zero point, which then goes to their bias."""
+    plain_roundings: bool = False
+    """Whether gains and norms in front of a rounding take up its scale and zero point (`onnx_roundings.py`)."""
+    width_multiple: int = 1
+    """Channels between two products come in whole multiples of this, where few are missing (`onnx_widths.py`)."""
     rounds_scores: bool = False
     """Whether attention multiplies whole numbers where queries and keys are outputs of layers."""
     dynamic_ranges: bool = True

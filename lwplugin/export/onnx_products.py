@@ -13,7 +13,7 @@ from lwplugin.export.onnx_ranges import SAME_VALUES
 if TYPE_CHECKING:
     import onnx
 
-_MIDDLE = 128
+MIDDLE = 128
 """The zero point at which an unsigned code is a signed one; 0 needs no correction either."""
 
 
@@ -53,11 +53,11 @@ def move_zero_points(graph: GraphEditor) -> None:
         found = [_sums_over_inputs(graph, producers, product, node.output[0]) for product in products]
         sums = [each for each in found if each is not None]
         movable = 0 < len(sums) == len(found) and node.output[0] not in graph.outputs
-        if scale is None or zero is None or zero.dtype != np.uint8 or zero in (0, _MIDDLE) or not movable:
+        if scale is None or zero is None or zero.dtype != np.uint8 or zero in (0, MIDDLE) or not movable:
             continue
-        node.input[2] = graph.constant(f"{node.input[2]}_moved", np.array(_MIDDLE, dtype=np.uint8))
+        node.input[2] = graph.constant(f"{node.input[2]}_moved", np.array(MIDDLE, dtype=np.uint8))
         for product, each in zip(products, sums, strict=True):
-            shift = each * (float(scale) * (_MIDDLE - float(zero)))
+            shift = each * (float(scale) * (MIDDLE - float(zero)))
             if not _add_to_bias(graph, readers, product, shift):
                 added[id(product)] = _bias_of_its_own(graph, product, shift)
     graph.nodes = [each for node in graph.nodes for each in (node, added.get(id(node))) if each is not None]

@@ -26,6 +26,8 @@ from lwplugin.export.onnx_layers import (
 from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_products import move_zero_points, score_operands
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
+from lwplugin.export.onnx_roundings import plain_roundings
+from lwplugin.export.onnx_widths import fill_widths
 from lwplugin.quantize.layers import QuantLinear
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
     _place(graph, ranges, kernels, scores, clips, scheme)
     if scheme.products_without_zero_points:
         move_zero_points(graph)
+    if scheme.plain_roundings:
+        plain_roundings(graph)
+    if scheme.width_multiple > 1:
+        fill_widths(graph, scheme.width_multiple)
     return graph.finish()
 
 

@@ -41,6 +41,8 @@ _LAYOUT = replace(
     looks_codes_up=True,
     keeps_gains_apart=True,
     products_without_zero_points=True,
+    plain_roundings=True,
+    width_multiple=64,
     dynamic_ranges=False,
 )
 _MADE_UP = re.compile(r"([A-Z][A-Za-z]*)_\d+")
