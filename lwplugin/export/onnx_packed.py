@@ -15,7 +15,7 @@ from lwplugin.errors import ExportError
 from lwplugin.export.onnx_graph import GraphEditor, make_node
 from lwplugin.export.onnx_kernels import gather_block, has_kernel, matmul_nbits
 from lwplugin.export.onnx_layers import Scheme, lowering, pads
-from lwplugin.export.onnx_unpacked import Nodes, float_weight, half_constant, padded_codes, to_float
+from lwplugin.export.onnx_unpacked import Nodes, float_weight, half_constant, padded_codes, to_float, unpacked
 from lwplugin.quantize.encodings import Groups, Half
 from lwplugin.quantize.packed import PackedConv1d, PackedConv2d, PackedEmbedding, PackedLayer, PackedLinear
 
@@ -64,10 +64,8 @@ def _embedding(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Sch
         table = half_constant(graph, f"{name}.weight", layer)
         rows = f"{node.output[0]}half_constant"
         return [make_node("Gather", [table, node.input[0]], rows, axis=0), to_float(rows, node.output[0])]
-    if scheme.looks_codes_up and isinstance(layer.encoding, Groups) and layer.encoding.width > 4:
-        codes, zeros = padded_codes(layer, layer.encoding)
-        if codes.shape[1:] == (1, layer.weight_shape[1]):
-            return _rows_of_codes(graph, node, name, layer, codes[:, 0], zeros)
+    if isinstance(layer.encoding, Groups) and _looked_up(graph, node, layer, layer.encoding, scheme):
+        return _rows_of_codes(graph, node, name, layer, layer.encoding, scheme)
     nodes, weight = float_weight(graph, name, layer, scheme)
     return [*nodes, make_node("Gather", [weight, node.input[0]], node.output[0], axis=0)]
 
@@ -90,22 +88,48 @@ def _only_rows(
     return made, few
 
 
+def _looked_up(graph: GraphEditor, node: Any, layer: PackedLayer, encoding: Groups, scheme: Scheme) -> bool:
+    """Whether rows are looked up as codes, so that no table of floats lies in memory."""
+    row = layer.weight_shape[1]
+    if row % encoding.group_size:
+        return False
+    if scheme.block_constants:
+        return encoding.width > 4 and row == encoding.group_size
+    return row == encoding.group_size or graph.ranks.get(node.input[0]) is not None
+
+
 def _rows_of_codes(
-    graph: GraphEditor, node: Any, name: str, layer: PackedLayer, codes: np.ndarray, zeros: np.ndarray
+    graph: GraphEditor, node: Any, name: str, layer: PackedLayer, encoding: Groups, scheme: Scheme
 ) -> Nodes:
-    """Rows are looked up as codes, [rows, width] with one zero point and one scale each; only these become floats."""
-    output = node.output[0]
-    parts = {"codes": codes, "zero_point": zeros, "scale": layer.scale.numpy()}
+    """Rows are looked up as codes, their groups' zero points and scales; only these become floats."""
+    output, index = node.output[0], node.input[0]
+    codes, zeros = padded_codes(layer, encoding)
+    several = codes.shape[1] > 1
+    held = {"zero_point": zeros, "scale": layer.scale.numpy()}
+    if several:
+        held = {part: values[:, :, None] for part, values in held.items()}
+    codes = codes if several else codes[:, 0]
     nodes: Nodes = []
-    for part, values in parts.items():
-        table = graph.constant(f"{name}.weight_{part}", values)
-        nodes.append(make_node("Gather", [table, node.input[0]], f"{output}_{part}", axis=0))
+    if scheme.block_constants:
+        integers = graph.constant(f"{name}.weight_codes", codes)
+    else:
+        nodes, integers = unpacked(graph, f"{name}.weight", codes, encoding.width)
+    tables = {"codes": integers} | {
+        part: graph.constant(f"{name}.weight_{part}", values) for part, values in held.items()
+    }
+    for part, table in tables.items():
+        nodes.append(make_node("Gather", [table, index], f"{output}_{part}", axis=0))
         nodes.append(to_float(f"{output}_{part}", f"{output}_{part}_float"))
-    return [
-        *nodes,
+    made = f"{output}_groups" if several else output
+    nodes += [
         make_node("Sub", [f"{output}_codes_float", f"{output}_zero_point_float"], f"{output}_steps"),
-        make_node("Mul", [f"{output}_steps", f"{output}_scale_float"], output),
+        make_node("Mul", [f"{output}_steps", f"{output}_scale_float"], made),
     ]
+    if several:
+        # Zeros keep the dimensions of the indices.
+        shape = np.array([0] * graph.ranks[index] + [layer.weight_shape[1]], dtype=np.int64)
+        nodes.append(make_node("Reshape", [made, graph.constant(f"{output}_shape", shape)], output))
+    return nodes
 
 
 def computes_narrow(layer: Any) -> bool:

@@ -44,7 +44,7 @@ def float_weight(graph: GraphEditor, name: str, layer: PackedLayer, scheme: Sche
 def _from_groups(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Groups) -> Nodes:
     codes, zeros = padded_codes(layer, encoding)
     _, groups, size = codes.shape
-    nodes, integers = _unpacked(graph, made, codes, encoding.width)
+    nodes, integers = unpacked(graph, made, codes, encoding.width)
     zero = graph.constant(f"{made}_zero_point", zeros[:, :, None])
     scale = graph.constant(f"{made}_scale", layer.scale.numpy()[:, :, None])
     nodes += [
@@ -97,7 +97,7 @@ def _in_blocks(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Grou
 def _from_table(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Codebook) -> Nodes:
     count = math.prod(layer.weight_shape)
     codes = unpack_codes(layer.codes, encoding.width, count).numpy()
-    nodes, integers = _unpacked(graph, made, codes.reshape(encoding.tables, -1), encoding.width)
+    nodes, integers = unpacked(graph, made, codes.reshape(encoding.tables, -1), encoding.width)
     from onnx import TensorProto
 
     nodes.append(make_node("Cast", [integers], f"{made}_indices", to=TensorProto.INT32))
@@ -117,7 +117,7 @@ def _from_table(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Cod
 def _from_signs(graph: GraphEditor, made: str, layer: PackedLayer) -> Nodes:
     rows = layer.weight_shape[0]
     bits = unpack_codes(layer.codes, 1, math.prod(layer.weight_shape)).numpy().reshape(rows, -1)
-    nodes, integers = _unpacked(graph, made, bits, 1)
+    nodes, integers = unpacked(graph, made, bits, 1)
     # ±scale + shift: twice the scale for each set bit on top of the lower value.
     scale, shift = layer.scale.numpy()[:, None], layer.shift.numpy()[:, None]
     two, one = (
@@ -133,7 +133,7 @@ def _from_signs(graph: GraphEditor, made: str, layer: PackedLayer) -> Nodes:
     return [*nodes, _reshape(graph, f"{made}_rows", layer.weight_shape, made)]
 
 
-def _unpacked(graph: GraphEditor, made: str, codes: np.ndarray, bits: int) -> tuple[Nodes, str]:
+def unpacked(graph: GraphEditor, made: str, codes: np.ndarray, bits: int) -> tuple[Nodes, str]:
     """Nodes that turn packed bytes into ``codes`` (uint8, same shape), and the name of the result.
 
     Widths that divide a byte are shifted out of it; others are stored as one plane of bits for each bit.
