@@ -83,7 +83,7 @@ def _only_rows(
     index = torch.from_numpy(kept)
     few = PackedEmbedding(len(kept), layer.embedding_dim, encoding=encoding.spec())
     few.store(**encoding.rows(layer.stored, layer.weight_shape, index))
-    made = f"{node.output[0]}_table"
+    made = f"{name}.weight_{node.output[0]}"
     node.input[0] = graph.constant(f"{made}_rows", np.searchsorted(kept, rows).astype(np.int64))
     return made, few
 

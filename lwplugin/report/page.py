@@ -196,7 +196,7 @@ def _title(name: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A per-layer value of any kind, for a table."""
+    """A per-layer value of any kind, for a table; two numbers with a point are a range."""
     if value is None:
         return units.MISSING
     if isinstance(value, bool):
@@ -204,7 +204,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, int | float):
         return units.significant(float(value), 4)
     if isinstance(value, list):
-        return " … ".join(_cell(item) for item in value)
+        ends = len(value) == 2 and all(isinstance(item, float) for item in value)
+        return (" … " if ends else ", ").join(_cell(item) for item in value)
     return str(value)
 
 
