@@ -117,18 +117,19 @@ def _rows_of_codes(
     tables = {"codes": integers} | {
         part: graph.constant(f"{name}.weight_{part}", values) for part, values in held.items()
     }
+    looked_up = f"{output}_looked_up"
     for part, table in tables.items():
-        nodes.append(make_node("Gather", [table, index], f"{output}_{part}", axis=0))
-        nodes.append(to_float(f"{output}_{part}", f"{output}_{part}_float"))
-    made = f"{output}_groups" if several else output
+        nodes.append(make_node("Gather", [table, index], f"{looked_up}_{part}", axis=0))
+        nodes.append(to_float(f"{looked_up}_{part}", f"{looked_up}_{part}_float"))
+    made = f"{looked_up}_groups" if several else output
     nodes += [
-        make_node("Sub", [f"{output}_codes_float", f"{output}_zero_point_float"], f"{output}_steps"),
-        make_node("Mul", [f"{output}_steps", f"{output}_scale_float"], made),
+        make_node("Sub", [f"{looked_up}_codes_float", f"{looked_up}_zero_point_float"], f"{looked_up}_steps"),
+        make_node("Mul", [f"{looked_up}_steps", f"{looked_up}_scale_float"], made),
     ]
     if several:
         # Zeros keep the dimensions of the indices.
         shape = np.array([0] * graph.ranks[index] + [layer.weight_shape[1]], dtype=np.int64)
-        nodes.append(make_node("Reshape", [made, graph.constant(f"{output}_shape", shape)], output))
+        nodes.append(make_node("Reshape", [made, graph.constant(f"{looked_up}_shape", shape)], output))
     return nodes
 
 
