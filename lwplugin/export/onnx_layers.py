@@ -43,8 +43,6 @@ class Scheme:
     """Whether weight-only groups are 4- and 8-bit constants with scales in blocks (operator set 21)."""
     adds_into_products: bool = False
     """Whether a convolution or product takes the addition that reads it into its kernel, unrounded."""
-    looks_codes_up: bool = False
-    """Whether embeddings of 5 to 8 bits look codes up and decode these rows, or decode the table at load."""
     keeps_gains_apart: bool = False
     """Whether the gain of a two-dimensional input must not meet the rounding, into which the runtime would fold it."""
     products_without_zero_points: bool = False

@@ -38,7 +38,6 @@ _LAYOUT = replace(
     SCHEMES["cpu"],
     integer_bias=False,
     adds_into_products=True,
-    looks_codes_up=True,
     keeps_gains_apart=True,
     products_without_zero_points=True,
     plain_roundings=True,
