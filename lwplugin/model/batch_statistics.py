@@ -1,10 +1,11 @@
-"""Layers whose answer to one example depends on the others of its batch, in evaluation mode too."""
+"""Batch norms with running statistics, and those whose answer to one example depends on the others of its batch."""
 
 from __future__ import annotations
 
 import warnings
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ModelWarning(UserWarning):
@@ -25,5 +26,10 @@ def warn_of_batch_statistics(module: nn.Module, *, stacklevel: int) -> None:
         )
 
 
+def running_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Batch norms with running statistics: in evaluation mode what they do to a value does not hang on its batch."""
+    return [n for n in module.modules() if isinstance(n, _BatchNorm) and n.running_mean is not None]
+
+
 def _of_its_batch(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+    return isinstance(layer, _BatchNorm) and layer.running_mean is None

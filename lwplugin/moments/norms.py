@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.model.batch_statistics import running_norms
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -49,11 +50,7 @@ def norms_after(module: nn.Module, inputs: Inputs, names: set[str]) -> dict[str,
             found[name] = norm
 
     handles = [module.get_submodule(n).register_forward_hook(after(n)) for n in names]
-    handles += [
-        layer.register_forward_pre_hook(entering)
-        for layer in module.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None
-    ]
+    handles += [norm.register_forward_pre_hook(entering) for norm in running_norms(module)]
     try:
         with torch.no_grad():
             call(module, take(inputs, 1))

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lwplugin.data.batch import Inputs, call
+from lwplugin.model.batch_statistics import running_norms
 from lwplugin.model.trace import tensors_of
 from lwplugin.moments.norms import affine, clear
 
@@ -192,11 +193,7 @@ def paths_of(module: nn.Module, inputs: Inputs, names: list[str]) -> Paths:
             norms[read] = norm, written
 
     handles = [module.get_submodule(name).register_forward_hook(layer_hook(name)) for name in convolutions]
-    handles += [
-        norm.register_forward_hook(norm_hook)
-        for norm in module.modules()
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
-    ]
+    handles += [norm.register_forward_hook(norm_hook) for norm in running_norms(module)]
     try:
         with torch.no_grad(), record:
             outputs = call(module, inputs)

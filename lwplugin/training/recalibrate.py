@@ -6,12 +6,12 @@ from itertools import islice
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwplugin.data.batch import call
 from lwplugin.data.evaluation import kept_modes
 from lwplugin.data.split import Split
 from lwplugin.errors import DataError
+from lwplugin.model.batch_statistics import running_norms
 from lwplugin.progress import Progress, silent
 
 
@@ -30,9 +30,7 @@ def recalibrate_batchnorm(
     out unless it is the only one. 0 means the module has no batch norm with running statistics.
     (Layers average statistics of batches normalised by themselves, as in training.)
     """
-    layers = [
-        part for part in module.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None
-    ]
+    layers = running_norms(module)
     if not layers:
         return 0
     if len(split) < 2:
