@@ -5,7 +5,8 @@
 
 `int8_cases.py` names nets and data, `quantizers.py` the others' calls. All files come from one float model and the same
 calibration inputs. Speed is batch 1, one process a file, short blocks of runs in turn, with one and with two threads;
-the interval is that over rounds. Files, answers and times are kept under ``--work``: a run that was cut goes on there.
+the interval is that over ten starts of all processes. Files, answers and times are kept under ``--work``: a run that
+was cut goes on there.
 """
 
 from __future__ import annotations
@@ -156,12 +157,14 @@ def timed(case: Case, work: Path, files: dict[str, Path], options: argparse.Name
     questions = case.questions["test"]
     feeds = [{name: value[k : k + 1] for name, value in questions.items()} for k in range(4)]
     for threads in options.threads:
-        times = latencies(files, feeds, threads=threads, seconds=options.seconds)
+        times = latencies(files, feeds, threads=threads, seconds=options.seconds, starts=options.starts)
         np.savez(work / f"times_{threads}.npz", **times)
 
 
-def table(case: Case, work: Path, files: dict[str, Path], found: dict[str, dict[str, np.ndarray]]) -> None:
-    """Print what is known of all rows."""
+def table(
+    case: Case, work: Path, files: dict[str, Path], found: dict[str, dict[str, np.ndarray]], base: str
+) -> None:
+    """Print what is known of all rows, their speed beside that of ``base``."""
     times = {file.stem[-1]: dict(np.load(file)) for file in sorted(work.glob("times_*.npz"))}
     head = ["", *case.judge(found[FLOAT], found[FLOAT]), "SQNR", "bytes"]
     head += [
@@ -180,7 +183,7 @@ def table(case: Case, work: Path, files: dict[str, Path], found: dict[str, dict[
             if name not in each:
                 cells += ["", ""]
                 continue
-            ratio, low, high = speed(each[FLOAT], each[name])
+            ratio, low, high = speed(each[base], each[name])
             cells += [f"{np.median(each[name]):.3f}", f"{ratio:.2f}× ({low:.2f} to {high:.2f})"]
         print("|", " | ".join(cells), "|", flush=True)
 
@@ -197,8 +200,10 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
-        "--seconds", type=float, default=30.0, help="of timed runs for each number of threads"
+        "--seconds", type=float, default=60.0, help="of timed runs for each number of threads"
     )
+    parser.add_argument("--starts", type=int, default=10, help="times all files are started anew")
+    parser.add_argument("--base", default=FLOAT, help="the row whose speed is 1")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("# CPU:", ", ".join(sorted(f for f in cpu_flags() if "vnni" in f or "amx" in f)) or "no VNNI")
@@ -215,7 +220,7 @@ def main() -> None:
     found = asked(case, work, files)
     if "time" in options.stages:
         timed(case, work, files, options)
-    table(case, work, files, found)
+    table(case, work, files, found, options.base)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from lwplugin.measure.machine import idle_cpus
 from lwplugin.measure.runtimes.base import runtime_of
@@ -50,11 +51,29 @@ def answers(file: Path, inputs: Feed, *, batch: int) -> np.ndarray:
 
 
 def latencies(
-    files: Mapping[str, Path], feeds: Sequence[Feed], *, threads: int, seconds: float
+    files: Mapping[str, Path], feeds: Sequence[Feed], *, threads: int, seconds: float, starts: int
 ) -> dict[str, np.ndarray]:
-    """Medians in ms of each file's blocks, [rounds]; every round runs each file once, in an order of its own."""
+    """Medians in ms of each file's blocks, [starts, rounds], in all ``seconds`` of runs.
+
+    Every round runs each file once, in an order of its own. A process keeps the memory it was given, and with it some
+    per cent of speed, so all files are started anew ``starts`` times.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in files}
+    for start in range(starts):
+        draws = np.random.default_rng(start)
+        for name, times in _rounds(files, feeds, threads, seconds / starts, draws).items():
+            found[name].append(times)
+    fewest = min(len(times) for each in found.values() for times in each)
+    return {name: np.stack([times[:fewest] for times in each]) for name, each in found.items()}
+
+
+def _rounds(
+    files: Mapping[str, Path], feeds: Sequence[Feed], threads: int, seconds: float, draws: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Of processes started for it, [rounds]."""
     with contextlib.ExitStack() as stack:
-        kinds = {name: runtime(file) for name, file in files.items()}
+        order = _another(list(files), draws)
+        kinds = {name: runtime(files[name]) for name in order}
         running = stack.enter_context(workers(kinds, threads=threads, timeout_s=120))
         for worker in running.values():
             worker.receive()
@@ -69,8 +88,6 @@ def latencies(
             warm = worker.ask("warm", max_seconds=1.0, stretch_seconds=0.01, stretch_runs=3)
             runs[name] = max(1, min(500, int(1e3 * _BLOCK_SECONDS / warm["run_ms"])))
         times: dict[str, list[float]] = {name: [] for name in files}
-        order = list(files)
-        draws = np.random.default_rng(0)
         spent = 0.0
         for turn in range(10_000):
             # Nobody always follows the same file, and nobody itself: that would find its caches warm.
@@ -94,10 +111,16 @@ def _another(order: list[str], draws: np.random.Generator) -> list[str]:
     return order
 
 
-def speed(base: np.ndarray, times: np.ndarray, *, resamples: int = 2000) -> tuple[float, float, float]:
-    """How many times as fast as ``base``: the median over rounds of the ratio, and its 95 % bootstrap interval."""
-    ratios = base / times
-    rng = np.random.default_rng(0)
-    drawn = np.median(ratios[rng.integers(len(ratios), size=(resamples, len(ratios)))], axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.median(ratios)), float(low), float(high)
+def speed(base: np.ndarray, times: np.ndarray) -> tuple[float, float, float]:
+    """How many times as fast as ``base``, both [starts, rounds], and Student's 95 % interval over starts.
+
+    Of each start the median ratio of its rounds, of all starts the geometric mean. One start has no interval.
+    """
+    ratios = np.log(np.median(base / times, axis=1))
+    half = float("inf")
+    if len(ratios) > 1 and not np.ptp(ratios):
+        half = 0.0
+    elif len(ratios) > 1:
+        half = float(stats.t.ppf(0.975, len(ratios) - 1) * stats.sem(ratios))
+    mean = float(ratios.mean())
+    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))

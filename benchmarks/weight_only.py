@@ -167,7 +167,7 @@ def main() -> None:
             )
         found[name] = dict(np.load(kept))
     one = {key: value[:1] for key, value in case.questions["test"].items()}
-    times = latencies(files, [one], threads=1, seconds=options.seconds) if options.seconds else {}
+    times = latencies(files, [one], threads=1, seconds=options.seconds, starts=1) if options.seconds else {}
     head = ["", *case.judge(found[MAIN], found[MAIN]), "MB", *["ms"] * bool(times)]
     print("|", " | ".join(head), "|")
     print("|" + "---|" * len(head))
