@@ -71,6 +71,7 @@ OURS: dict[str, dict[str, dict[str, Any]]] = {
     "minilm": {
         **_RANGES,
         "int8, calibrated ranges": {"activations": "static"},
+        "int8, symmetric ranges": {"activations": "static", "symmetric": True},
         "int8, embeddings in 6 bits": {"embedding_bits": 6},
         "int8, embeddings in 6 bits, rare rows in 4": {"embedding_bits": 6, "rare_bits": 4},
     },

@@ -158,11 +158,14 @@ def _compress(recipe: Recipe, shared: dict[str, Any], tracking_uri: str | None) 
 
 
 def _for_targets(options: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Where all targets take calibrated ranges, `auto` need not try to do without: the weights are rounded for them."""
-    if options.get("activations") != "auto":
-        return options
-    calibrated = all(FORMATS[target.format].calibrated_ranges for target in recipe.targets)
-    return options | ({"activations": "static"} if calibrated else {})
+    """What `auto` leaves open is decided for all targets where they are alike: calibrated ranges, symmetric grids."""
+    formats = [FORMATS[target.format] for target in recipe.targets]
+    common: dict[str, Any] = {}
+    if all(each.calibrated_ranges for each in formats):
+        common["activations"] = "static"
+    if all(each.symmetric_grids for each in formats) and options.get("activations") != "dynamic":
+        common["symmetric"] = True
+    return options | {name: value for name, value in common.items() if options.get(name) == "auto"}
 
 
 def _file(target: Target) -> dict[str, Any]:

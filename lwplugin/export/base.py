@@ -89,8 +89,8 @@ class Format:
     """One deployment format; ``module`` is imported when it is used and holds ``Options`` and ``write``.
 
     ``fixed_batch``: a file runs one number of examples, its option ``batch``; ``calibrated_ranges``: integer layers
-    that read their own range while they run take the calibrated one there; ``served``: a registered version of it is an
-    MLflow pyfunc.
+    that read their own range while they run take the calibrated one there; ``symmetric_grids``: activations are rounded
+    around zero whatever their range; ``served``: a registered version of it is an MLflow pyfunc.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Format:
     summary: str
     fixed_batch: bool = False
     calibrated_ranges: bool = False
+    symmetric_grids: bool = False
     served: bool = True
 
     @property
@@ -137,6 +138,7 @@ FORMATS: dict[str, Format] = {
             "lwplugin.export.tensorrt",
             "TensorRT engine, float, half or int8, for CUDA GPUs",
             calibrated_ranges=True,
+            symmetric_grids=True,
             served=False,
         ),
         Format("tflite", "lwplugin.export.tflite", "TFLite, float, half or int8, for LiteRT"),

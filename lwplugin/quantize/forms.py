@@ -54,7 +54,8 @@ class Form:
 class Maker:
     """Makes forms of ``module``, whose layers ``names`` become integer layers with weights of at most ``limit``.
 
-    ``calibrate`` gives a module's ranges for inputs times gains; ``inputs`` are what gains are chosen on.
+    ``calibrate`` gives a module's ranges for inputs times gains, around zero where ``symmetric``; ``inputs`` are what
+    gains are chosen on.
     """
 
     def __init__(
@@ -65,8 +66,11 @@ class Maker:
         clip: WeightClip,
         calibrate: Callable[[nn.Module, Mapping[str, Tensor]], dict[str, LayerRanges]],
         inputs: Inputs,
+        *,
+        symmetric: bool = False,
     ) -> None:
         self.module, self.names, self.limit, self.clip = module, names, limit, clip
+        self.symmetric = symmetric
         self._calibrate, self._inputs = calibrate, inputs
         self._references: dict[Form, nn.Module] = {Form(): module}
         self._ranges: dict[Form, dict[str, LayerRanges]] = {}
@@ -114,7 +118,7 @@ class Maker:
         form = replace(form, dynamic=False)
         if form not in self._gains:
             self._gains[form] = smoothing_gains(
-                self.reference(form), self._inputs, self._linear, limit=self.limit
+                self.reference(form), self._inputs, self._linear, limit=self.limit, symmetric=self.symmetric
             )
         return self._gains[form]
 

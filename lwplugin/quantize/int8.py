@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from lwplugin.quantize.account import packed_report
@@ -69,6 +70,11 @@ class Int8Config(QuantizeConfig):
         description="Ranges of linear layers' inputs: from calibration, or of the values at hand while the model runs; "
         "auto tries that where there are layers over tokens and keeps it where calibration agrees better.",
     )
+    symmetric: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Ranges around zero wherever there are negative values: the grids TensorRT has, and no zero points "
+        "to add in OpenVINO. auto: in recipes whose targets all are TensorRT.",
+    )
     smoothing: Literal["auto"] | bool = Field(
         default="auto",
         description="Scale the channels of linear layers' inputs against outliers (SmoothQuant); auto tries it where "
@@ -111,6 +117,12 @@ class Int8Config(QuantizeConfig):
         description="7-bit weights, for kernels that saturate (x86 without VNNI); auto asks the CPU.",
     )
 
+    @model_validator(mode="after")
+    def _checked(self) -> Int8Config:
+        if self.symmetric is True and self.activations == "dynamic":
+            raise ValueError("ranges taken while the model runs are not symmetric: leave one of the two out")
+        return self
+
 
 def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -> LightModel:
     """Fold, calibrate, choose a form, round, correct; the argument is untouched."""
@@ -132,7 +144,12 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
             net,
             calibration_batches(split, examples=config.examples, batch_size=config.batch_size),
             selection.chosen,
-            lambda: make_observer(config.calibrator, percentile=config.percentile),
+            partial(
+                make_observer,
+                config.calibrator,
+                percentile=config.percentile,
+                symmetric=config.symmetric is True,
+            ),
             gains=gains,
             total=total,
             progress=progress,
@@ -146,7 +163,15 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     if config.rare_bits is not None:
         some = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
         parts = set_rare_rows_apart(module, tables, (batch.inputs for batch in some))
-    maker = Maker(module, selection.chosen, limit, config.weight_clip, calibrate, solving)
+    maker = Maker(
+        module,
+        selection.chosen,
+        limit,
+        config.weight_clip,
+        calibrate,
+        solving,
+        symmetric=config.symmetric is True,
+    )
     forms = Contest(module, judging, data.task)
     form, made = choose(maker, forms, config)
     reference = maker.reference(form)
@@ -213,7 +238,7 @@ def choose(maker: Maker, contest: Contest, config: Int8Config) -> tuple[Form, nn
     )
     made = maker.make(form)
     may_equalize = config.equalization == "auto"
-    may_be_dynamic = config.activations == "auto" and bool(maker.over_tokens)
+    may_be_dynamic = config.activations == "auto" and config.symmetric is not True and bool(maker.over_tokens)
     may_smooth = config.smoothing == "auto" and bool(maker.over_tokens)
     may_split = config.splitting == "auto" and bool(maker.over_tokens)
     steps: list[tuple[bool, tuple[dict[str, bool], ...]]] = [

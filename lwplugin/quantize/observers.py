@@ -10,6 +10,7 @@ import torch
 
 from lwplugin.errors import DataError, RecipeError, did_you_mean
 from lwplugin.quantize.histogram import StreamingHistogram, finite_bounds
+from lwplugin.quantize.scheme import around_zero
 
 Calibrator = Literal["minmax", "percentile", "entropy", "mse"]
 
@@ -107,6 +108,21 @@ class MseObserver:
         return float(lo[index]), float(hi[index])
 
 
+class AroundZero:
+    """Another observer's range, widened around zero."""
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+
+    def update(self, x: torch.Tensor) -> None:
+        """Watch as the other does."""
+        self.observer.update(x)
+
+    def range(self) -> tuple[float, float]:
+        """As wide below zero as above, where there are negative values."""
+        return around_zero(*self.observer.range())
+
+
 class EntropyObserver:
     """The range whose ``levels``-step histogram keeps most of the information (KL divergence, as TensorRT).
 
@@ -193,10 +209,9 @@ OBSERVERS: dict[str, Callable[[], Observer]] = {
 }
 
 
-def make_observer(calibrator: str, *, percentile: float = 99.99) -> Observer:
-    """A fresh observer of one tensor by the calibrator's name."""
-    if calibrator == "percentile":
-        return PercentileObserver(percentile)
+def make_observer(calibrator: str, *, percentile: float = 99.99, symmetric: bool = False) -> Observer:
+    """A fresh observer of one tensor by the calibrator's name; ``symmetric`` ones name ranges around zero."""
     if calibrator not in OBSERVERS:
         raise RecipeError("Unknown calibrator", got=calibrator, do=did_you_mean(calibrator, OBSERVERS))
-    return OBSERVERS[calibrator]()
+    made = PercentileObserver(percentile) if calibrator == "percentile" else OBSERVERS[calibrator]()
+    return AroundZero(made) if symmetric else made

@@ -40,13 +40,24 @@ class AffineGrid:
     @classmethod
     def symmetric(cls, lo: float, hi: float, *, bits: int = 8) -> AffineGrid:
         """The signed symmetric grid (zero point 0) that covers [lo, hi]."""
-        high = 2 ** (bits - 1) - 1
-        scale = _float32(max(abs(lo), abs(hi), 1e-12) / high)
-        return cls(scale=scale, zero_point=0, low=-high - 1, high=high)
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        scale = _float32(max(lo / low, hi / high, 1e-12))
+        return cls(scale=scale, zero_point=0, low=low, high=high)
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Round ``x`` to the grid, in float."""
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.low, self.high)
+
+
+def around_zero(lo: float, hi: float, *, bits: int = 8) -> tuple[float, float]:
+    """The range whose unsigned grid is the symmetric one of [lo, hi], its zero point in the middle.
+
+    A range without negative values stays: its zero point is at the end.
+    """
+    if lo >= 0.0:
+        return lo, hi
+    grid = AffineGrid.symmetric(lo, hi, bits=bits)
+    return grid.scale * grid.low, grid.scale * grid.high
 
 
 def dynamically_rounded(x: torch.Tensor, bits: int = 8, *, alone: bool = False) -> torch.Tensor:

@@ -17,7 +17,7 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
 from lwplugin.moments.rows import inputs_of, sample_rows
-from lwplugin.quantize.scheme import dynamically_rounded
+from lwplugin.quantize.scheme import AffineGrid, dynamically_rounded
 from lwplugin.quantize.weights import channel_scales, dequantize, round_weight
 
 _INPUT_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -27,7 +27,13 @@ _ROWS = 512
 
 @torch.no_grad()
 def smoothing_gains(
-    module: nn.Module, inputs: Inputs, names: Iterable[str], *, limit: int, seed: int = 0
+    module: nn.Module,
+    inputs: Inputs,
+    names: Iterable[str],
+    *,
+    limit: int,
+    symmetric: bool = False,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Gains [in] of linear layers by name; a layer whose error none of them lowers is missing.
 
@@ -36,6 +42,7 @@ def smoothing_gains(
 
     Args:
         limit: largest magnitude of an integer weight.
+        symmetric: inputs will be rounded in ranges around zero.
     """
     seen: dict[int, tuple[str, Tensor]] = {}
     readers: dict[str, list[str]] = {}
@@ -58,13 +65,13 @@ def smoothing_gains(
     for first, (x, peak) in rows.items():
         group = list(dict.fromkeys(readers[first]))
         layers: list[Any] = [module.get_submodule(name) for name in group]
-        gain = best_gain(x, peak, torch.cat([layer.weight for layer in layers]), limit)
+        gain = best_gain(x, peak, torch.cat([layer.weight for layer in layers]), limit, symmetric)
         if gain is not None:
             gains |= dict.fromkeys(group, gain)
     return gains
 
 
-def best_gain(x: Tensor, peak: Tensor, weight: Tensor, limit: int) -> Tensor | None:
+def best_gain(x: Tensor, peak: Tensor, weight: Tensor, limit: int, symmetric: bool = False) -> Tensor | None:
     """The gain [in] for inputs ``x`` [rows, in] of largest magnitudes ``peak`` [in]; None where none helps.
 
     ``weight`` is [out, in].
@@ -73,11 +80,16 @@ def best_gain(x: Tensor, peak: Tensor, weight: Tensor, limit: int) -> Tensor | N
     largest = weight.abs().amax(0).clamp_min(1e-5)
     peak = peak.clamp_min(1e-5)
 
+    def round_input(x: Tensor) -> Tensor:
+        if not symmetric:
+            return dynamically_rounded(x)
+        return AffineGrid.symmetric(float(x.min()), float(x.max())).fake_quantize(x)
+
     def error(gain: Tensor) -> float:
         scaled = weight / gain
         scale = channel_scales(scaled, limit, clip="max")
         rounded = dequantize(round_weight(scaled, scale, limit), scale)
-        return float((dynamically_rounded(x * gain) @ rounded.T - wanted).square().sum())
+        return float((round_input(x * gain) @ rounded.T - wanted).square().sum())
 
     best, least = None, error(torch.ones_like(peak))
     for a, b in product(_INPUT_STRENGTHS, _WEIGHT_STRENGTHS):

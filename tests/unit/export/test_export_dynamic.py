@@ -12,6 +12,7 @@ from quantize_nets import tokens
 
 from lwplugin.export import export
 from lwplugin.quantize import quantize
+from lwplugin.quantize.scheme import sqnr_db
 
 
 def operators(file: Path, optimized: Path) -> Counter[str]:
@@ -57,6 +58,21 @@ def test_a_target_that_needs_known_ranges_gets_them(tmp_path: Path) -> None:
     assert not stored["DynamicQuantizeLinear"]
     assert stored["QuantizeLinear"] >= 2
     assert written.scheme["dynamic_layers"] == 0
+
+
+def test_symmetric_ranges_are_what_tensorrt_rounds_to(tmp_path: Path) -> None:
+    net, data = tokens()
+    sqnr = {}
+    for symmetric in (False, True):
+        made = quantize(net, data, activations="static", symmetric=symmetric, reduce_range=False)
+        file = export(made, data, path=tmp_path / str(symmetric), scheme="tensorrt").file
+        x = torch.randint(50, (32, 12))
+        plain = onnxruntime.SessionOptions()
+        plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        got = onnxruntime.InferenceSession(str(file), plain).run(None, {"input": x.numpy()})[0]
+        with torch.no_grad():
+            sqnr[symmetric] = sqnr_db(made.module(x), torch.from_numpy(got))
+    assert sqnr[True] > sqnr[False] + 10
 
 
 def test_openvino_gets_known_ranges_and_tables_of_codes(tmp_path: Path) -> None:

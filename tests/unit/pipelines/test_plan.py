@@ -78,13 +78,20 @@ def test_files_of_a_fixed_batch_are_made_for_the_target_s_own() -> None:
 def test_int8_is_rounded_for_calibrated_ranges_where_all_targets_take_them() -> None:
     two = {"name": "two", "format": "openvino"}
 
-    def activations(targets: list[dict[str, Any]], **options: Any) -> Any:
-        plan = make_plan(recipe(targets=targets, compress=[{"quantize": options}]), PARENT)
-        return steps_of(plan)["quantize"].config["options"]["activations"]
+    engine = {"name": "engine", "format": "tensorrt", "device": "cuda"}
 
-    assert activations([two]) == "static"
-    assert activations([two, ONE]) == "auto"
-    assert activations([two], activations="dynamic") == "dynamic"
+    def ranges(targets: list[dict[str, Any]], **options: Any) -> Any:
+        plan = make_plan(recipe(targets=targets, compress=[{"quantize": options}], register=None), PARENT)
+        made = steps_of(plan)["quantize"].config["options"]
+        return made["activations"], made["symmetric"]
+
+    assert ranges([two]) == ("static", "auto")
+    assert ranges([two, ONE]) == ("auto", "auto")
+    assert ranges([two], activations="dynamic") == ("dynamic", "auto")
+    assert ranges([engine]) == ("static", True)
+    assert ranges([engine, two]) == ("static", "auto")
+    assert ranges([engine], symmetric=False) == ("static", False)
+    assert ranges([engine], activations="dynamic") == ("dynamic", "auto")
 
 
 def test_targets_share_the_parents_export() -> None:

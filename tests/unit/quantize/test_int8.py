@@ -152,6 +152,8 @@ def test_wrong_options_name_the_way_out(trained_net: nn.Module, digits_data: Dat
         quantize(trained_net, digits_data, method="int9")
     with pytest.raises(RecipeError, match="calibrator"):
         quantize(trained_net, digits_data, calibrator="median")
+    with pytest.raises(RecipeError, match="not symmetric"):
+        quantize(trained_net, digits_data, symmetric=True, activations="dynamic")
     with pytest.raises(MethodError, match="matches no"):
         quantize(trained_net, digits_data, skip=("nothing.*",))
 

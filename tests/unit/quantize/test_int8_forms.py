@@ -18,7 +18,7 @@ from lwplugin.quantize.bias import correct_biases
 from lwplugin.quantize.calibration import observe
 from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.observers import make_observer
-from lwplugin.quantize.scheme import dynamically_rounded
+from lwplugin.quantize.scheme import AffineGrid, dynamically_rounded
 from lwplugin.quantize.smoothing import best_gain, smoothing_gains
 from lwplugin.quantize.splitting import channels_to_split, pairs_of, split_channels
 
@@ -41,6 +41,26 @@ def test_the_form_can_be_told_exactly(activations: str, smoothing: bool) -> None
     layers = [layer for layer in made.module.modules() if isinstance(layer, QuantLinear)]
     assert {layer.dynamic for layer in layers} == {activations == "dynamic"}
     assert (made.module.query.input_gain is not None) is smoothing
+
+
+def test_symmetric_ranges_have_their_zero_point_in_the_middle() -> None:
+    net, data = tokens()
+    made = quantize(net, data, symmetric=True)
+    layers = [layer for layer in made.module.modules() if isinstance(layer, QuantLinear)]
+    assert layers
+    for layer in layers:
+        lo, hi = layer.input_range.tolist()
+        grid, signed = layer.input_grid(), AffineGrid.symmetric(lo, hi)
+        assert not layer.dynamic
+        assert grid is not None
+        assert (grid.zero_point, signed.low, signed.high) == (128, -128, 127)
+        assert grid.scale == signed.scale
+
+
+def test_ranges_without_negative_values_stay() -> None:
+    observer = make_observer("minmax", symmetric=True)
+    observer.update(torch.tensor([0.0, 3.0]))
+    assert observer.range() == (0.0, 3.0)
 
 
 def test_layers_that_read_one_tensor_share_their_gains() -> None:
