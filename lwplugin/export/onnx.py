@@ -17,6 +17,7 @@ from lwplugin.export.base import Exported, ExportOptions, file_digest
 from lwplugin.export.onnx_layers import traced_from_source
 from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
+from lwplugin.export.onnx_recurrent import INTEGER_LSTM
 from lwplugin.export.parity import check
 from lwplugin.export.program import KEEP_OUT, masks_as_given, with_free_batch
 from lwplugin.export.source import OUTPUT, OneOutput, described, facts
@@ -46,8 +47,8 @@ class Options(ExportOptions):
     weights: Literal["unpacked", "packed", "blocks"] = Field(
         default="unpacked",
         description="Weight-only layers: unpacked to float when the file is loaded; kept packed in memory by "
-        "onnxruntime's operators for 4- and 8-bit groups (linear layers and embeddings); or groups as 4- and 8-bit "
-        "constants of operator set 21, for runtimes that read these.",
+        "onnxruntime's operators for 4- and 8-bit groups (linear layers and embeddings), and LSTMs of int8 multiply "
+        "whole numbers; or groups as 4- and 8-bit constants of operator set 21, for runtimes that read these.",
     )
 
 
@@ -115,6 +116,7 @@ def graph_of(
         told = describe(layers, layout)
     normalise(proto, {**facts(light), **options.metadata})
     rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
+    rounds = rounds or any(node.op_type == INTEGER_LSTM for node in proto.graph.node)
     return Graph(proto, module, example, told, rounds)
 
 

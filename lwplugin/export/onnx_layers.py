@@ -19,7 +19,8 @@ from torch import nn
 
 from lwplugin.errors import ExportError
 from lwplugin.export.onnx_graph import GraphEditor, make_node
-from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear
+from lwplugin.quantize.layers import QuantConv1d, QuantConv2d, QuantConv3d, QuantLayer, QuantLinear
+from lwplugin.quantize.packed import PackedMatrix
 from lwplugin.quantize.scheme import AffineGrid
 
 if TYPE_CHECKING:
@@ -138,6 +139,28 @@ class _Mark(nn.Module):
         return made
 
 
+class _WeightMark(nn.Module):
+    """Stands in for a layer that only gives its ``weight``, which is then the node."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        super().__init__()
+        self.shape = tuple(layer.weight.shape)
+        self.name = name
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Its shape is all that is known of it."""
+        made: torch.Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{MARK}",
+            [],
+            attrs={"layer": self.name},
+            dtype=torch.float32,
+            shape=self.shape,
+            version=1,
+        )
+        return made
+
+
 def traced_from_source(module: nn.Module) -> nn.Module:
     """The marked ``module`` for an export that reads the source, which passes over torch's own ONNX functions."""
     for part in module.modules():
@@ -155,9 +178,10 @@ def mark(module: nn.Module) -> nn.Module:
     """A copy in which each of those layers leaves a mark in the graph."""
     marked = copy.deepcopy(module)
     for name, layer in marked_layers(marked).items():
+        made = (_WeightMark if isinstance(layer, PackedMatrix) else _Mark)(layer, name)
         if not name:
-            return _Mark(layer, name)
-        marked.set_submodule(name, _Mark(layer, name))
+            return made
+        marked.set_submodule(name, made)
     return marked
 
 
@@ -170,7 +194,7 @@ def layer_of(node: onnx.NodeProto) -> str | None:
     return str(attribute(node, "layer", b"").decode())
 
 
-@lowering(QuantConv1d, QuantConv2d)
+@lowering(QuantConv1d, QuantConv2d, QuantConv3d)
 def _conv(
     graph: GraphEditor, node: onnx.NodeProto, name: str, layer: Any, scheme: Scheme
 ) -> list[onnx.NodeProto]:

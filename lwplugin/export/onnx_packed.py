@@ -15,9 +15,23 @@ from lwplugin.errors import ExportError
 from lwplugin.export.onnx_graph import GraphEditor, make_node
 from lwplugin.export.onnx_kernels import gather_block, has_kernel, matmul_nbits
 from lwplugin.export.onnx_layers import Scheme, lowering, pads
-from lwplugin.export.onnx_unpacked import Nodes, float_weight, half_constant, padded_codes, to_float, unpacked
+from lwplugin.export.onnx_unpacked import (
+    Nodes,
+    float_weight,
+    half_constant,
+    padded_codes,
+    to_float,
+    turned,
+    unpacked,
+)
 from lwplugin.quantize.encodings import Groups, Half
-from lwplugin.quantize.packed import PackedConv1d, PackedConv2d, PackedEmbedding, PackedLayer, PackedLinear
+from lwplugin.quantize.packed import (
+    PACKED_CONVOLUTIONS,
+    PackedEmbedding,
+    PackedLayer,
+    PackedLinear,
+    PackedMatrix,
+)
 
 
 @lowering(PackedLinear)
@@ -33,15 +47,24 @@ def _linear(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme
     return [*nodes, *_with_bias(graph, name, layer, product), *wrapped[1:]]
 
 
-@lowering(PackedConv1d, PackedConv2d)
+@lowering(PackedMatrix)
+def _matrix(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) -> Nodes:
+    nodes, weight = float_weight(graph, name, layer, scheme)
+    return [*nodes, to_float(weight, node.output[0])]
+
+
+@lowering(*PACKED_CONVOLUTIONS)
 def _conv(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) -> Nodes:
     nodes, weight = float_weight(graph, name, layer, scheme)
+    if layer.layout.by_input:
+        nodes += turned(graph, weight, f"{weight}_turned", layer)
+        weight = f"{weight}_turned"
     wrapped, source, target = _in_type(node.input[0], node.output[0], layer)
     inputs = [source, weight]
     if layer.bias is not None:
         inputs.append(_bias(graph, name, layer))
     conv = make_node(
-        "Conv",
+        "ConvTranspose" if layer.layout.by_input else "Conv",
         inputs,
         target,
         kernel_shape=list(layer.kernel_size),
@@ -49,6 +72,7 @@ def _conv(graph: GraphEditor, node: Any, name: str, layer: Any, scheme: Scheme) 
         dilations=list(layer.dilation),
         group=layer.groups,
         pads=pads(layer),
+        **({"output_padding": list(more)} if any(more := getattr(layer, "output_padding", ())) else {}),
     )
     return [*nodes, *wrapped[:1], conv, *wrapped[1:]]
 

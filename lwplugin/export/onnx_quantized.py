@@ -26,6 +26,7 @@ from lwplugin.export.onnx_layers import (
 from lwplugin.export.onnx_padding import fold_padding
 from lwplugin.export.onnx_products import move_zero_points, score_operands
 from lwplugin.export.onnx_ranges import SAME_VALUES, Range, known_ranges, limits, union
+from lwplugin.export.onnx_recurrent import integer_lstms
 from lwplugin.export.onnx_roundings import plain_roundings
 from lwplugin.export.onnx_widths import fill_widths
 from lwplugin.quantize.layers import QuantLinear
@@ -52,6 +53,8 @@ def lower(proto: onnx.ModelProto, layers: dict[str, Any], scheme: Scheme) -> onn
     Raises ExportError where a layer left no mark or its input has no range.
     """
     graph = GraphEditor(proto)
+    if scheme.packed_kernels:
+        integer_lstms(graph, layers)
     taken, given, kernels = _expand(graph, layers, scheme)
     fold_padding(graph, taken)
     _average_over_space(graph)
@@ -85,7 +88,7 @@ def _expand(
             continue
         layer = layers[name]
         # A linear layer's weight lies in the graph as its input's rank wants it.
-        of_rows = graph.ranks.get(node.input[0]) == 2
+        of_rows = bool(node.input) and graph.ranks.get(node.input[0]) == 2
         if seen.setdefault(name, of_rows) != of_rows and isinstance(layer, QuantLinear):
             raise ExportError(
                 "A quantized layer is used for rows alone and for rows of examples",

@@ -73,6 +73,20 @@ def _without_filling(graph: GraphEditor, made: str, source: str, width: int, lay
     ]
 
 
+def turned(graph: GraphEditor, source: str, output: str, layer: PackedLayer) -> Nodes:
+    """A weight that lies output by output as the layer's layout has it, `Layout.weight`."""
+    groups, (rows, columns, *kernel) = layer.layout.groups, layer.weight_shape
+    later = range(len(kernel))
+    if groups == 1:
+        return [make_node("Transpose", [source], output, perm=[1, 0, *(2 + axis for axis in later)])]
+    by_group, swapped = f"{output}_by_group", f"{output}_swapped"
+    return [
+        _reshape(graph, source, (groups, rows // groups, columns, *kernel), by_group),
+        make_node("Transpose", [by_group], swapped, perm=[0, 2, 1, *(3 + axis for axis in later)]),
+        _reshape(graph, swapped, (groups * columns, rows // groups, *kernel), output),
+    ]
+
+
 def _in_blocks(graph: GraphEditor, made: str, layer: PackedLayer, encoding: Groups) -> Nodes:
     """The codes as a constant of 4 (or 8) bits, of which every block of a row has its scale and zero point."""
     from onnx import TensorProto, helper

@@ -35,6 +35,7 @@ _REGISTERED_BY = (
     "lwplugin.quantize.layers",
     "lwplugin.quantize.packed",
     "lwplugin.quantize.parted",
+    "lwplugin.quantize.recurrent",
     "lwplugin.factorize.layers",
     "lwplugin.prune.layers",
     "lwplugin.distill.layers",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lwplugin.data.batch import Inputs, call, count, take
 from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
+from lwplugin.model.weight_layout import CONVOLUTIONS
 from lwplugin.moments.norms import affine, norms_after
 from lwplugin.moments.paths import Look, Operations, Paths, paths_of
 from lwplugin.moments.rows import (
@@ -103,5 +104,5 @@ def parent_responses(
 
 def _by_example(layer: nn.Module, output: Tensor, examples: int) -> bool:
     """Whether each example has the same number of an output's rows, or the rows are the same for all of them."""
-    rows = output.numel() // max(output.shape[1 if isinstance(layer, nn.Conv1d | nn.Conv2d) else -1], 1)
+    rows = output.numel() // max(output.shape[1 if isinstance(layer, CONVOLUTIONS) else -1], 1)
     return rows > 0 and (rows % examples == 0 or (output.ndim > 2 and len(output) == 1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = nn.Conv1d | nn.Conv2d | nn.Linear
+from lwplugin.model.weight_layout import CONVOLUTIONS, TRANSPOSED, groups_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,19 @@ class Rows:
 
 def supports(layer: nn.Module) -> bool:
     """Whether a layer's moments can be taken: exactly torch's Linear, Conv1d, Conv2d or a subclass of them."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and has_rows(layer)
+
+
+def has_rows(layer: nn.Module) -> bool:
+    """Whether `inputs_of` times `weight_rows` is what the layer answers: the same and all other convolutions."""
+    if isinstance(layer, CONVOLUTIONS):
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return isinstance(layer, nn.Linear)
 
 
-def groups_of(layer: nn.Module) -> int:
-    """Independent blocks of the product: the groups of a convolution, 1 for a linear layer."""
-    return int(layer.groups) if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 1
-
-
 def weight_rows(layer: nn.Module) -> Tensor:
-    """The weight as [groups, outputs per group, inputs per group × kernel]; a view."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach().reshape(groups_of(layer), weight.shape[0] // groups_of(layer), -1)
+    """The weight as [groups, outputs per group, inputs per group × kernel]; a view where outputs lie first."""
+    return rows_of(layer).unflatten(0, (groups_of(layer), -1)).flatten(2)
 
 
 def answers_of(features: Tensor, weight: Tensor) -> Tensor:
@@ -83,7 +82,7 @@ def sample_rows(
     examples = response.shape[0]
     positions = (
         response[0, 0].numel()
-        if isinstance(layer, (nn.Conv1d, nn.Conv2d))
+        if isinstance(layer, CONVOLUTIONS)
         else response[0].numel() // response.shape[-1]
     )
     total = examples * positions
@@ -113,23 +112,41 @@ def inputs_of(layer: nn.Module, x: Tensor, rows: Rows) -> Tensor:
     index = rows.index.to(x.device)
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1])[index][:, None, :]
-    if isinstance(layer, nn.Conv1d):
-        x = x[:, :, None, :]
-        kernel, stride, padding, dilation = ((1, layer.kernel_size[0]), (1, layer.stride[0]),
-                                             (0, layer.padding[0]), (1, layer.dilation[0]))  # fmt: skip
-    else:
-        assert isinstance(layer, nn.Conv2d)
-        kernel, stride, padding, dilation = layer.kernel_size, layer.stride, layer.padding, layer.dilation  # type: ignore[assignment]
-    padded = F.pad(x, (int(padding[1]), int(padding[1]), int(padding[0]), int(padding[0])))
-    channels, height, across = padded.shape[1:]
-    width = (across - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    example, position = index // rows.positions, index % rows.positions
-    corner = (example * height + position // width * stride[0]) * across + position % width * stride[1]
-    down, right = (torch.arange(size, device=x.device) for size in kernel)
-    taps = (down[:, None] * dilation[0] * across + right * dilation[1]).reshape(-1)
-    pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+    assert isinstance(layer, CONVOLUTIONS)
+    padded, stride = _as_read(layer, x)
+    channels, *space = padded.shape[1:]
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    counts = [(n - span - 1) // s + 1 for n, span, s in zip(space, spans, stride, strict=True)]
+    places = torch.unravel_index(index % rows.positions, counts)
+    corner, taps = index // rows.positions, index.new_zeros(1)
+    for axis, size in enumerate(space):
+        steps = torch.arange(layer.kernel_size[axis], device=x.device) * layer.dilation[axis]
+        # What a transposed convolution spreads, its outputs gather from the kernel's end.
+        steps = steps.flip(0) if isinstance(layer, TRANSPOSED) else steps
+        corner = corner * size + places[axis] * stride[axis]
+        taps = (taps[:, None] * size + steps).reshape(-1)
+    pixels = padded.movedim(1, -1).reshape(-1, channels)
     patch = pixels.index_select(0, (corner[:, None] + taps).reshape(-1)).reshape(len(index), -1, channels)
     return patch.transpose(1, 2).reshape(len(index), groups_of(layer), -1)
+
+
+def _as_read(layer: Any, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The input with the zeros a convolution reads around it, those of a transposed one between its values too; the
+    stride over it."""
+    padding, stride = layer.padding, layer.stride
+    before = after = padding
+    if isinstance(layer, TRANSPOSED):
+        spread = x.new_zeros(
+            *x.shape[:2], *(s * (n - 1) + 1 for n, s in zip(x.shape[2:], stride, strict=True))
+        )
+        spread[(..., *(slice(None, None, s) for s in stride))] = x
+        x, stride = spread, (1,) * len(stride)
+        before = tuple(
+            d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, padding, strict=True)
+        )
+        after = tuple(b + more for b, more in zip(before, layer.output_padding, strict=True))
+    pads = [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair]
+    return F.pad(x, pads), stride
 
 
 def responses_of(layer: nn.Module, y: Tensor, rows: Rows) -> Tensor:

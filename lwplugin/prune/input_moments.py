@@ -15,10 +15,10 @@ from lwplugin.data.padding import attention_mask
 from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Group
 from lwplugin.model.watching import watching
+from lwplugin.model.weight_layout import groups_of
 from lwplugin.moments.moments import Moments
 from lwplugin.moments.rows import (
     enough_rows,
-    groups_of,
     inputs_of,
     responses_of,
     sample_rows,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lwplugin.quantize.base import Fidelity, QuantizeConfig, Selection
 from lwplugin.quantize.packed import PackedLayer
@@ -23,7 +23,9 @@ def packed_report(name: str, module: nn.Module, reference: nn.Module) -> dict[st
     A table in two parts is one row, with the bits of its frequent rows and of its rare ones.
     """
     layer: Any = module.get_submodule(name)
-    float_layer: Any = reference.get_submodule(name)
+    owner, _, part = name.rpartition(".")
+    float_layer: Any = getattr(reference.get_submodule(owner), part)
+    given = float_layer if isinstance(float_layer, Tensor) else float_layer.weight
     if isinstance(layer, PartedEmbedding):
         parts = (layer.frequent, layer.rare)
         stored = sum(part.bits_per_weight * math.prod(part.weight_shape) for part in parts)
@@ -33,8 +35,8 @@ def packed_report(name: str, module: nn.Module, reference: nn.Module) -> dict[st
             "parts": [f"{name}.frequent", f"{name}.rare"],
             "frequent_rows": layer.frequent_rows,
             "weight_bits": [part.encoding.bits for part in parts],
-            "stored_bits": round((stored + 8 * layer.place.nbytes) / float_layer.weight.numel(), 2),
-            "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+            "stored_bits": round((stored + 8 * layer.place.nbytes) / given.numel(), 2),
+            "weight_sqnr_db": round(sqnr_db(given, layer.weight), 2),
         }
     assert isinstance(layer, PackedLayer)
     return {
@@ -42,7 +44,7 @@ def packed_report(name: str, module: nn.Module, reference: nn.Module) -> dict[st
         "type": type(layer).__name__,
         "weight_bits": layer.encoding.bits,
         "stored_bits": round(layer.bits_per_weight, 2),
-        "weight_sqnr_db": round(sqnr_db(float_layer.weight, layer.weight), 2),
+        "weight_sqnr_db": round(sqnr_db(given, layer.weight), 2),
     }
 
 

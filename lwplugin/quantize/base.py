@@ -17,6 +17,7 @@ from lwplugin.errors import MethodError
 from lwplugin.model.hooks import hooks_on
 from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.model.watching import watching
+from lwplugin.model.weight_layout import RECURRENT, TRANSPOSED, matrices_of
 from lwplugin.quantize.layers import QUANTIZABLE
 from lwplugin.quantize.scheme import decibels, sqnr_db
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _MUCH = 0.02
 """Of a model's parameters: as many outside of its layers are named, such as the experts of a mixture."""
 
-NAMEABLE = (*QUANTIZABLE, nn.Embedding)
+NAMEABLE = (*QUANTIZABLE, *TRANSPOSED, *RECURRENT, nn.Embedding)
 """What a skip pattern can name."""
 
 
@@ -83,30 +84,35 @@ def select_layers(
     layers: dict[str, nn.Module] = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, tuple(kinds))
     }
-    order = _call_order(module, layers, batch)
+    order, asked = _call_order(module, layers, batch)
     _check_patterns(config.skip, [n for n, m in module.named_modules() if isinstance(m, NAMEABLE)])
     owners = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
     homes = Counter(id(m) for _, m in module.named_modules(remove_duplicate=False))
     selection = Selection()
     for name in [*order, *(n for n in layers if n not in order)]:
         layer: Any = layers[name]
+        weights = matrices_of(layer)
         reason = None
         if any(fnmatchcase(name, pattern) for pattern in config.skip):
             reason = "named in skip"
         elif name not in order:
             reason = "not called in the forward pass"
+        elif isinstance(layer, TRANSPOSED) and name in asked:
+            reason = "asked for an output size while it runs"
         elif type(layer) not in kinds:
             reason = f"layer type {type(layer).__name__} has no quantized form"
         elif getattr(layer, "padding_mode", "zeros") != "zeros":
             reason = f"padding mode {layer.padding_mode} has no integer kernel"
         elif getattr(layer, "max_norm", None) is not None:
             reason = "renormalises its rows when it is read"
-        elif owners[id(layer.weight)] > 1 or homes[id(layer)] > 1:
+        elif not name and isinstance(layer, RECURRENT):
+            reason = "it is the whole model"
+        elif any(owners[id(weight)] > 1 for weight in weights) or homes[id(layer)] > 1:
             reason = "weight is shared with another module"
         elif hooks_on(layer):
             reason = "hooks on it would be lost"
-        elif not layer.weight.is_floating_point() or layer.weight.dtype != torch.float32:
-            reason = f"weight is {layer.weight.dtype}, float32 needed"
+        elif odd := [weight.dtype for weight in weights if weight.dtype != torch.float32]:
+            reason = f"weight is {odd[0]}, float32 needed"
         elif not config.first_layer and name == order[0]:
             reason = "first layer, left in float by first_layer=false"
         elif not config.last_layer and name == order[-1]:
@@ -117,7 +123,7 @@ def select_layers(
             selection.skipped[name] = reason
     much = _MUCH * sum(parameter.numel() for parameter in module.parameters())
     for name, other in module.named_modules():
-        if not isinstance(other, NAMEABLE) and _holds_matrix(other, much):
+        if name not in layers and type(other) is not nn.Embedding and _holds_matrix(other, much):
             selection.skipped[name or "the model itself"] = (
                 f"layer type {type(other).__name__} has no quantized form"
             )
@@ -143,12 +149,19 @@ def _holds_matrix(layer: nn.Module, much: float) -> bool:
     return sum(own) > (much if layer._modules else 0)
 
 
-def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> list[str]:
+def _call_order(module: nn.Module, layers: dict[str, nn.Module], batch: Batch) -> tuple[list[str], set[str]]:
+    """The layers that run, by first call, and those of them that are given more than their input."""
     order: dict[str, None] = {}
+    more: set[str] = set()
 
-    with watching(module, layers, lambda name, *_: order.setdefault(name)):
+    def watch(name: str, args: tuple[Any, ...], output: Any) -> None:
+        order.setdefault(name)
+        if len(args) > 1:
+            more.add(name)
+
+    with watching(module, layers, watch):
         call(module, batch.inputs)
-    return list(order)
+    return list(order), more
 
 
 def _check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:

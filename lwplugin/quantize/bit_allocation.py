@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
 from lwplugin.errors import MethodError
+from lwplugin.model.weight_layout import layout_of, rows_of
 from lwplugin.quantize.encodings import Groups
 from lwplugin.quantize.group_grid import group_grid
 
@@ -102,7 +103,7 @@ def choices_of(
     error changes with the width is in closed form, from its weights and the mean squares of its inputs.
 
     Args:
-        energy: mean square of what each weight multiplies, in the weight's shape; layers without it count evenly.
+        energy: mean square of what each weight multiplies, output by output; layers without it count evenly.
         outputs: the tensor to judge of what the module returns.
         compensated: layers whose rounding the rest of their weights will mend.
     """
@@ -110,18 +111,22 @@ def choices_of(
     found: dict[str, list[Choice]] = {}
     for done, name in enumerate(names):
         layer: Any = module.get_submodule(name)
-        weight = layer.weight.detach().clone()
-        rows = weight.reshape(len(weight), -1)
+        weight, given = layer.weight.detach().clone(), rows_of(layer)
+        rows = given.reshape(len(given), -1)
         importance = energy[name].reshape(rows.shape).to(rows) if name in energy else None
         rounded = {bits: _nearest(rows, bits, group_size, importance) for bits in WIDTHS}
         errors = {bits: _error(rows, made, importance) for bits, made in rounded.items()}
-        layer.weight.data.copy_(rounded[_PROBE].view(weight.shape))
+        layer.weight.data.copy_(layout_of(layer).weight(rounded[_PROBE].view(given.shape)))
         moved = outputs(call(module, inputs))
         layer.weight.data.copy_(weight)
         noise = float((moved - wanted).square().sum() / wanted.square().sum().clamp_min(1e-30))
         noise *= _LEFT_BY_COMPENSATION if name in compensated else 1
         found[name] = [
-            Choice(bits, _stored(weight, bits, group_size), noise * errors[bits] / max(errors[_PROBE], 1e-30))
+            Choice(
+                bits,
+                _stored(given.shape, bits, group_size),
+                noise * errors[bits] / max(errors[_PROBE], 1e-30),
+            )
             for bits in WIDTHS
         ]
         progress(done + 1)
@@ -139,6 +144,6 @@ def _error(rows: Tensor, made: Tensor, importance: Tensor | None) -> float:
     return float((squares if importance is None else squares * importance).sum())
 
 
-def _stored(weight: Tensor, bits: int, group_size: int) -> int:
-    tensors = Groups(bits, min(group_size, math.prod(weight.shape[1:]))).tensors(tuple(weight.shape))
+def _stored(shape: tuple[int, ...], bits: int, group_size: int) -> int:
+    tensors = Groups(bits, min(group_size, math.prod(shape[1:]))).tensors(tuple(shape))
     return sum(tensor.nbytes for tensor in tensors.values())

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lwplugin.errors import MethodError
+from lwplugin.model.weight_layout import Layout, layout_of, rows_of
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.base import Method, QuantizeConfig, Selection, fidelity, select_layers
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.encodings import Codebook
 from lwplugin.quantize.input_energy import input_energy
-from lwplugin.quantize.packed import PACKABLE, packed_like
+from lwplugin.quantize.packed import PACKED_KINDS, packed_like
 from lwplugin.quantize.packing import pack_codes
+from lwplugin.quantize.recurrent import matrices_apart
 from lwplugin.quantize.shared_values import indices, shared_values
 from lwplugin.training.finetune import FinetuneOptions, finetune
 
@@ -52,15 +54,16 @@ class SharedWeight(nn.Module):
 
     codes: Tensor
 
-    def __init__(self, codes: Tensor, table: Tensor) -> None:
+    def __init__(self, codes: Tensor, table: Tensor, layout: Layout) -> None:
         super().__init__()
+        self._layout = layout
         self.register_buffer("codes", codes)
         self.table = nn.Parameter(table.clone())
 
     def forward(self, original: Tensor) -> Tensor:
-        """The looked-up weight in the shape of ``original``, which is not read."""
+        """The looked-up weight; ``original`` is not read."""
         parts = self.codes.view(len(self.table), -1).long()
-        return self.table.gather(1, parts).view(original.shape)
+        return self._layout.weight(self.table.gather(1, parts).view(self.codes.shape))
 
 
 def run(
@@ -73,7 +76,7 @@ def run(
     def batches() -> Iterator[Batch]:
         return calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
 
-    selection = select_layers(module, next(batches()), config, kinds=tuple(PACKABLE))
+    selection = matrices_apart(module, select_layers(module, next(batches()), config, kinds=PACKED_KINDS))
     energy = input_energy(module, batches(), selection.chosen) if config.weighted else {}
     _share(module, selection, energy, config, progress)
     parent = copy.deepcopy(light.module)
@@ -102,9 +105,9 @@ def _share(
 ) -> None:
     for done, name in enumerate(selection.chosen):
         layer: Any = module.get_submodule(name)
-        weight = layer.weight.detach()
-        count = _tables(len(weight), config.rows_per_table)
-        parts = weight.reshape(count, -1)
+        rows = rows_of(layer)
+        count = _tables(len(rows), config.rows_per_table)
+        parts = rows.reshape(count, -1)
         costs = energy[name].reshape(count, -1) if name in energy else [None] * count
         tables = [
             shared_values(part, 2**config.bits, importance=cost)
@@ -113,7 +116,10 @@ def _share(
         codes = torch.stack([indices(part, table) for part, table in zip(parts, tables, strict=True)])
         layer.weight.requires_grad_(False)
         parametrize.register_parametrization(
-            layer, "weight", SharedWeight(codes, torch.stack(tables)), unsafe=True
+            layer,
+            "weight",
+            SharedWeight(codes.view(rows.shape), torch.stack(tables), layout_of(layer)),
+            unsafe=True,
         )
         progress("cluster", done + 1, len(selection.chosen))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
-from lwplugin.moments.rows import groups_of
+from lwplugin.model.weight_layout import groups_of
 from lwplugin.quantize.fold import flat_outputs, outputs_agree
 from lwplugin.quantize.in_a_row import in_a_row
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from lwplugin.data.batch import Inputs, call
+from lwplugin.model.weight_layout import CONVOLUTIONS, layout_of, rows_of
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TOLERANCE = 1e-4
 
 
@@ -26,7 +27,7 @@ class Folding:
 
 @torch.no_grad()
 def fold_batchnorm(module: nn.Module, inputs: Inputs) -> list[Folding]:
-    """Folds every BatchNorm that directly follows a Conv1d, Conv2d or Linear; in place, BatchNorm → Identity.
+    """Folds every BatchNorm that directly follows a convolution or linear layer; in place, BatchNorm → Identity.
 
     Pairs are found by running ``inputs`` once and seeing which tensor goes where, so functional forwards
     work too. What the hooks cannot see (the layer's raw output used elsewhere as well) is caught by
@@ -75,7 +76,7 @@ def foldable(module: nn.Module, inputs: Inputs) -> list[Folding]:
     for name, child in module.named_modules():
         if names[id(child)] > 1:
             continue
-        if type(child) in (nn.Conv1d, nn.Conv2d, nn.Linear):
+        if type(child) in (*CONVOLUTIONS, nn.Linear):
             handles.append(child.register_forward_hook(watch_layer(name)))
         elif type(child) in _NORMS and child.running_mean is not None:
             handles.append(child.register_forward_pre_hook(watch_norm(name)))
@@ -102,7 +103,8 @@ def _fold(module: nn.Module, pair: Folding) -> None:
     shift = torch.zeros_like(variance) if norm.bias is None else norm.bias.double()
     gain = gain / variance.sqrt()
     bias = torch.zeros_like(variance) if layer.bias is None else layer.bias.double()
-    weight = layer.weight.double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    rows = rows_of(layer).double() * gain.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    weight = layout_of(layer).weight(rows)
     dtype = layer.weight.dtype
     trainable = layer.weight.requires_grad
     layer.weight = nn.Parameter(weight.to(dtype), requires_grad=trainable)

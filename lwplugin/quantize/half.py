@@ -11,11 +11,13 @@ from torch import nn
 from lwplugin.data.batch import call
 from lwplugin.errors import MethodError
 from lwplugin.model.watching import watching
+from lwplugin.model.weight_layout import rows_of
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.encodings import Half, HalfType
-from lwplugin.quantize.packed import PACKABLE, packed_like
+from lwplugin.quantize.packed import PACKED_KINDS, packed_like
+from lwplugin.quantize.recurrent import matrices_apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,16 +51,17 @@ def run(light: LightModel, data: Data, config: HalfConfig, progress: Progress) -
         return calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
 
     reference = light.module
-    selection = select_layers(module, next(batches()), config, kinds=tuple(PACKABLE))
+    selection = matrices_apart(module, select_layers(module, next(batches()), config, kinds=PACKED_KINDS))
     encoding = Half(dtype=config.dtype, native=config.compute == "dtype")
     vanished: dict[str, dict[str, Any]] = {}
     for done, name in enumerate(selection.chosen):
         layer: Any = module.get_submodule(name)
-        numbers = _narrowed(name, layer.weight.detach(), encoding)
+        rows = rows_of(layer)
+        numbers = _narrowed(name, rows, encoding)
         made = packed_like(layer, encoding)
         made.store(numbers=numbers)
         module.set_submodule(name, made)
-        vanished[name] = {"vanished": int(((numbers == 0) & (layer.weight != 0)).sum())}
+        vanished[name] = {"vanished": int(((numbers == 0) & (rows != 0)).sum())}
         progress("halve", done + 1, len(selection.chosen))
     if encoding.native:
         _check_outputs(module, selection.chosen, batches(), config.dtype)

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from lwplugin.data.batch import Batch, call
 from lwplugin.data.padding import attention_mask, real_tokens
 from lwplugin.model.watching import watching
+from lwplugin.model.weight_layout import groups_of, rows_of
 
 
 @torch.no_grad()
 def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, Tensor]:
-    """Diagonal of E[xxᵀ] of linear layers and convolutions by name, in the weight's shape; streamed.
+    """Diagonal of E[xxᵀ] of linear layers and convolutions by name, as their weights are output by output; streamed.
 
     All positions of a convolution's kernel get their channel's mean square. Embeddings and layers that did not run are
     missing.
@@ -45,7 +46,6 @@ def input_energy(module: nn.Module, batches: Iterable[Batch], names: Iterable[st
 
 
 def _spread(layer: Any, energy: Tensor) -> Tensor:
-    shape = layer.weight.shape
-    groups = getattr(layer, "groups", 1)
+    shape, groups = rows_of(layer).shape, groups_of(layer)
     per_group = energy.view(groups, -1).repeat_interleave(shape[0] // groups, 0)
     return per_group.view(shape[0], shape[1], *[1] * (len(shape) - 2)).expand(shape)

@@ -13,16 +13,18 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from lwplugin.quantize.account import packed_report
-from lwplugin.quantize.base import Method, QuantizeConfig, select_layers, weight_report
+from lwplugin.quantize.base import Method, select_layers, weight_report
 from lwplugin.quantize.bias import bias_corrected
 from lwplugin.quantize.calibration import LayerRanges, calibration_batches, judging_batches, observe
 from lwplugin.quantize.contest import Contest
-from lwplugin.quantize.embeddings import packed_embedding
+from lwplugin.quantize.embeddings import TableOptions
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.forms import Form, Maker
-from lwplugin.quantize.layers import QuantLinear
+from lwplugin.quantize.layers import QUANTIZABLE, QuantLinear
 from lwplugin.quantize.observers import Calibrator, make_observer
-from lwplugin.quantize.rare_rows import is_rare, set_rare_rows_apart
+from lwplugin.quantize.packed import WITHOUT_INTEGERS
+from lwplugin.quantize.packed_groups import nearest_in_groups, symmetric_rows
+from lwplugin.quantize.recurrent import matrices_apart
 from lwplugin.quantize.requantize import RULES, requantized
 from lwplugin.quantize.scheme import ReduceRange, needs_reduced_range, weight_limit
 from lwplugin.quantize.weights import WeightClip
@@ -45,7 +47,7 @@ _SMALL_TABLE = 1e-3
 """Tables with a smaller share of all tables' numbers stay in float: BERT's two token types are read by every token."""
 
 
-class Int8Config(QuantizeConfig):
+class Int8Config(TableOptions):
     """Options of `int8`."""
 
     calibrator: Calibrator = Field(
@@ -102,16 +104,7 @@ class Int8Config(QuantizeConfig):
     compensation_examples: int = Field(
         default=64, ge=1, description="Calibration examples that weights are rounded on; all run at once."
     )
-    embeddings: bool = Field(
-        default=True, description="Store embedding tables in few bits too, a scale for each row."
-    )
     embedding_bits: int = Field(default=8, ge=2, le=8, description="Bits of an embedding's numbers.")
-    rare_bits: int | None = Field(
-        default=None,
-        ge=2,
-        le=8,
-        description="Bits of the rows of a table that calibration examples do not read; by default as its other rows.",
-    )
     reduce_range: ReduceRange = Field(
         default="auto",
         description="7-bit weights, for kernels that saturate (x86 without VNNI); auto asks the CPU.",
@@ -135,7 +128,10 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     solving = next(calibration_batches(split, examples=few, batch_size=few)).inputs
     first = next(calibration_batches(split, examples=total, batch_size=config.batch_size))
     folded = fold_batchnorm(module, first.inputs)
-    selection = select_layers(module, first, config)
+    kinds = (*QUANTIZABLE, *WITHOUT_INTEGERS)
+    selection = matrices_apart(module, select_layers(module, first, config, kinds=kinds))
+    integer = [name for name in selection.chosen if type(module.get_submodule(name)) in QUANTIZABLE]
+    narrow = [name for name in selection.chosen if name not in integer]
     reduced = needs_reduced_range(config.reduce_range)
     limit = weight_limit(8, reduced=reduced)
 
@@ -143,7 +139,7 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         return observe(
             net,
             calibration_batches(split, examples=config.examples, batch_size=config.batch_size),
-            selection.chosen,
+            integer,
             partial(
                 make_observer,
                 config.calibrator,
@@ -159,13 +155,12 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         used = config.compensation_examples if config.rounding != "nearest" else 0
         return judging_batches(split, examples=config.examples, used=used, batch_size=config.batch_size)
 
-    parts = tables = _tables(module, first, config)
-    if config.rare_bits is not None:
-        some = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
-        parts = set_rare_rows_apart(module, tables, (batch.inputs for batch in some))
+    tables = _tables(module, first, config)
+    some = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)
+    parts = config.parted(module, tables, (batch.inputs for batch in some))
     maker = Maker(
         module,
-        selection.chosen,
+        integer,
         limit,
         config.weight_clip,
         calibrate,
@@ -175,14 +170,15 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
     forms = Contest(module, judging, data.task)
     form, made = choose(maker, forms, config)
     reference = maker.reference(form)
-    for name in parts:
-        table: Any = module.get_submodule(name)
-        bits = config.rare_bits if config.rare_bits and is_rare(module, name) else config.embedding_bits
-        made.set_submodule(name, packed_embedding(table, bits=bits))
+    packed = {name: symmetric_rows(module.get_submodule(name), limit, config.weight_clip) for name in narrow}
+    for name, bits in config.told(module, parts).items():
+        packed[name] = nearest_in_groups(module.get_submodule(name), bits)
+    for name, layer in packed.items():
+        made.set_submodule(name, layer)
     contest = Contest(module, judging, data.task)
     rounding, bias = config.rounding, config.bias_correction
     if rounding not in RULES and bias is not True:
-        contest.enter({form.name: made}, known={} if tables else forms.found)
+        contest.enter({form.name: made}, known={} if packed else forms.found)
     settled = contest.picked != "" and contest.found[contest.picked].output_sqnr_db >= _SETTLED_DB
     if rounding not in RULES and (bias is True or (bias == "auto" and not settled)):
         progress("correct biases", 0, 1)
@@ -194,9 +190,9 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         mended = requantized(reference, made, solving, limit=limit, rule=RULES[how])
         contest.enter({form.rounded(how): mended})
     chosen, picked = contest.best, contest.found[contest.picked]
-    for layer in chosen.modules():
-        if isinstance(layer, QuantLinear):
-            layer.alone = False
+    for part in chosen.modules():
+        if isinstance(part, QuantLinear):
+            part.alone = False
     entry = HistoryEntry(
         step="quantize",
         method="int8",
@@ -209,9 +205,9 @@ def run(light: LightModel, data: Data, config: Int8Config, progress: Progress) -
         details={
             "layers": [
                 weight_report(name, chosen.get_submodule(name), reference.get_submodule(name))
-                for name in selection.chosen
+                for name in integer
             ]
-            + [packed_report(name, chosen, module) for name in tables],
+            + [packed_report(name, chosen, module) for name in (*narrow, *tables)],
             "skipped": [{"name": name, "reason": reason} for name, reason in selection.skipped.items()],
             "folded": [{"layer": pair.layer, "norm": pair.norm} for pair in folded],
             "equalized": [f"{pair.first} → {pair.second}" for pair in maker.pairs] if form.equalized else [],

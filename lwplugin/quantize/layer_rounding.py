@@ -8,7 +8,6 @@ solved and rounded for what the others leave of the response, so that it also me
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,8 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lwplugin.model.weight_layout import groups_of, taps_of
 from lwplugin.moments.responses import Response
-from lwplugin.moments.rows import Rows, answers_of, groups_of, inputs_of
+from lwplugin.moments.rows import Rows, answers_of, inputs_of
 from lwplugin.quantize.ridge import Ridge, solved
 
 WIDEST = 2304
@@ -78,7 +78,7 @@ def round_to_response(
     """Codes and bias with which ``weight`` [g, o, k] answers ``x`` as ``response`` says.
 
     Args:
-        layer: Linear, Conv1d or Conv2d whose geometry it is; its weights are not read.
+        layer: Linear or a convolution whose geometry it is; its weights are not read.
         grid_of: the grid for a weight and the mean squares [g, k] of its inputs; asked once, with the solved weight, or
             with the given one where there are several blocks.
         ridge: how strongly solved weights hold on to the given ones (`ridge.py`); None rounds them as they are.
@@ -129,21 +129,16 @@ def round_to_response(
 
 def input_blocks(layer: nn.Module, width: int, widest: int) -> list[slice]:
     """The inputs of a row as runs of whole channels, as even as they go, each of at most ``widest`` or one channel."""
-    kernel = _kernel(layer)
+    kernel = taps_of(layer)
     channels = width // kernel
     count = -(-channels // max(1, widest // kernel))
     edges = [kernel * (channels * i // count) for i in range(count + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
-def _kernel(layer: nn.Module) -> int:
-    """Weights that one output has for one input channel."""
-    return math.prod(layer.kernel_size) if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 1
-
-
 def _channels(layer: nn.Module, x: Tensor, block: slice) -> Tensor:
     """``x`` with only those channels, of every group, that a block of inputs reads."""
-    kernel = _kernel(layer)
+    kernel = taps_of(layer)
     span = slice(block.start // kernel, block.stop // kernel)
     if isinstance(layer, nn.Linear):
         return x[..., span]

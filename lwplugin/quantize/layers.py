@@ -7,6 +7,7 @@ dequantized one. Exporters read the integers, scales and ranges from here and de
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -192,6 +193,9 @@ class QuantLinear(QuantLayer):
         return F.linear(self.rounded_input(x), self.weight, self.bias)
 
 
+_CONVOLVE: dict[int, Callable[..., torch.Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
 class ConvGeometry:
     """How a convolution lies over its ``spatial`` dimensions, zero padding only; attributes named as torch's."""
 
@@ -223,9 +227,9 @@ class ConvGeometry:
         self.dilation = self.each(dilation)
         self.groups = groups
 
-    def geometry(self) -> tuple[Any, Any, Any, int]:
-        """The last arguments of ``F.conv1d`` and ``F.conv2d``."""
-        return self.stride, self.padding, self.dilation, self.groups
+    def convolved(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """[n, in, …] → [n, out, …]."""
+        return _CONVOLVE[self.spatial](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     @classmethod
     def each(cls, value: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
@@ -234,7 +238,9 @@ class ConvGeometry:
 
 
 class _QuantConv(QuantLayer, ConvGeometry):
-    """Convolution with integer weights."""
+    """Convolution with integer weights; ``kind`` is torch's."""
+
+    kind: Callable[..., nn.Module]
 
     def __init__(
         self,
@@ -260,39 +266,38 @@ class _QuantConv(QuantLayer, ConvGeometry):
         )
         self.set_geometry(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
 
+    def to_float(self) -> nn.Module:
+        """Torch's layer with the dequantized weight."""
+        return filled(self.kind(**conv_args(self), bias=self.bias is not None), self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[n, in, …] → [n, out, …]."""
+        return self.convolved(self.rounded_input(x), self.weight, self.bias)
+
 
 class QuantConv1d(_QuantConv):
     """nn.Conv1d with integer weights."""
 
-    spatial = 1
-
-    def to_float(self) -> nn.Conv1d:
-        """nn.Conv1d with the dequantized weight."""
-        return filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, in, length] → [n, out, length']."""
-        return F.conv1d(self.rounded_input(x), self.weight, self.bias, *self.geometry())
+    kind, spatial = nn.Conv1d, 1
 
 
 class QuantConv2d(_QuantConv):
     """nn.Conv2d with integer weights."""
 
-    spatial = 2
+    kind, spatial = nn.Conv2d, 2
 
-    def to_float(self) -> nn.Conv2d:
-        """nn.Conv2d with the dequantized weight."""
-        return filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, in, height, width] → [n, out, height', width']."""
-        return F.conv2d(self.rounded_input(x), self.weight, self.bias, *self.geometry())
+class QuantConv3d(_QuantConv):
+    """nn.Conv3d with integer weights."""
+
+    kind, spatial = nn.Conv3d, 3
 
 
 QUANTIZABLE: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
+    nn.Conv3d: QuantConv3d,
 }
 
 
@@ -318,7 +323,7 @@ def quantized_like(
         made = QuantLinear(
             layer.in_features, layer.out_features, layer.bias is not None, **widths, smoothed=smoothed
         )
-    elif type(layer) in QUANTIZABLE and isinstance(layer, nn.Conv1d | nn.Conv2d):
+    elif type(layer) in QUANTIZABLE and isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         made = QUANTIZABLE[type(layer)](**conv_args(layer), bias=layer.bias is not None, **widths)
     else:
         raise MethodError(
@@ -330,7 +335,7 @@ def quantized_like(
     return made.to(next(layer.parameters()).device).train(layer.training)
 
 
-_F = TypeVar("_F", nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
+_F = TypeVar("_F", bound=nn.Module)
 
 
 @torch.no_grad()
@@ -338,15 +343,15 @@ def filled(layer: _F, source: Any) -> _F:
     """The float ``layer`` with the decoded weight, the bias, the device and the mode of ``source``."""
     weight = source.weight
     layer.to(weight.device).train(source.training).requires_grad_(False)
-    layer.weight.copy_(weight)
+    layer.get_parameter("weight").copy_(weight)
     if source.bias is not None:
-        layer.bias.copy_(source.bias)  # type: ignore[union-attr, operator]
+        layer.get_parameter("bias").copy_(source.bias)
     return layer
 
 
 def conv_args(layer: Any) -> dict[str, Any]:
-    """The shape arguments of a convolution, float or quantized, as JSON values."""
-    padding = layer.padding
+    """The shape arguments of a convolution, float, quantized or packed, as JSON values."""
+    padding, more = layer.padding, getattr(layer, "output_padding", ())
     return {
         "in_channels": layer.in_channels,
         "out_channels": layer.out_channels,
@@ -355,6 +360,7 @@ def conv_args(layer: Any) -> dict[str, Any]:
         "padding": padding if isinstance(padding, str) else list(padding),
         "dilation": list(layer.dilation),
         "groups": layer.groups,
+        **({"output_padding": list(more)} if any(more) else {}),
     }
 
 

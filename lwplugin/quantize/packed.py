@@ -1,13 +1,13 @@
 """Layers whose weight is stored packed and decoded to float when they run; activations stay in float.
 
-``PackedLinear``, ``PackedConv1d``, ``PackedConv2d`` and ``PackedEmbedding`` differ from torch's layers in one
-thing only: where the weight comes from (`encodings.py`).
+They differ from torch's layers in one thing only: where the weight comes from (`encodings.py`). It is stored output by
+output, that of a transposed convolution too (`model/weight_layout.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from lwplugin.errors import MethodError
 from lwplugin.model.layers import register_layer
+from lwplugin.model.weight_layout import RECURRENT, Layout
 from lwplugin.quantize.encodings import Encoding, Half, encoding_of
-from lwplugin.quantize.layers import ConvGeometry, conv_args, filled
+from lwplugin.quantize.layers import QUANTIZABLE, ConvGeometry, conv_args, filled
+from lwplugin.quantize.recurrent import Matrix
 
 
 class PackedLayer(nn.Module):
-    """What packed layers share: the encoding's tensors as buffers, a float32 bias, the decoded ``weight``."""
+    """What packed layers share: the encoding's tensors as buffers, a float32 bias, the decoded ``weight``.
+
+    ``weight_shape`` is that of the weight output by output, [out, …].
+    """
 
     bias: Tensor | None
 
@@ -43,7 +48,12 @@ class PackedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The decoded weight, float32 in its usual shape."""
-        return self.encoding.decode(self.stored, self.weight_shape)
+        return self.layout.weight(self.encoding.decode(self.stored, self.weight_shape))
+
+    @property
+    def layout(self) -> Layout:
+        """How the usual shape lies to ``weight_shape``, which is output by output."""
+        return Layout()
 
     @property
     def packed_params(self) -> int:
@@ -74,7 +84,7 @@ class PackedLayer(nn.Module):
         if isinstance(self.encoding, Half) and self.encoding.native:
             dtype = self.encoding.torch_dtype
             bias = None if self.bias is None else self.bias.to(dtype)
-            return x.to(dtype), self.stored["numbers"], bias
+            return x.to(dtype), self.layout.weight(self.stored["numbers"]), bias
         return x, self.weight, self.bias
 
     def extra_repr(self) -> str:
@@ -110,8 +120,26 @@ class PackedLinear(PackedLayer):
         return F.linear(*self._operands(x)).to(x.dtype)
 
 
+class PackedMatrix(PackedLayer):
+    """A packed matrix of a recurrent layer, which reads its ``weight``."""
+
+    def __init__(self, out_features: int, in_features: int, *, encoding: Mapping[str, Any]) -> None:
+        super().__init__((out_features, in_features), encoding, bias=False)
+
+    def args(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        rows, columns = self.weight_shape
+        return {"out_features": rows, "in_features": columns, "encoding": self.encoding.spec()}
+
+    def to_float(self) -> Matrix:
+        """The decoded matrix."""
+        return filled(Matrix(*self.weight_shape), self)
+
+
 class _PackedConv(PackedLayer, ConvGeometry):
-    """Convolution with a packed weight."""
+    """Convolution with a packed weight; ``kind`` is torch's."""
+
+    kind: Callable[..., nn.Module]
 
     def __init__(
         self,
@@ -134,33 +162,76 @@ class _PackedConv(PackedLayer, ConvGeometry):
         """Constructor arguments."""
         return {**conv_args(self), "bias": self.bias is not None, "encoding": self.encoding.spec()}
 
+    def to_float(self) -> nn.Module:
+        """Torch's layer with the decoded weight."""
+        return filled(self.kind(**conv_args(self), bias=self.bias is not None), self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, in, …] → [n, out, …]."""
+        return self.convolved(*self._operands(x)).to(x.dtype)
+
 
 class PackedConv1d(_PackedConv):
     """nn.Conv1d with a packed weight."""
 
-    spatial = 1
-
-    def to_float(self) -> nn.Conv1d:
-        """nn.Conv1d with the decoded weight."""
-        return filled(nn.Conv1d(**conv_args(self), bias=self.bias is not None), self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, in, length] → [n, out, length']."""
-        return F.conv1d(*self._operands(x), *self.geometry()).to(x.dtype)
+    kind, spatial = nn.Conv1d, 1
 
 
 class PackedConv2d(_PackedConv):
     """nn.Conv2d with a packed weight."""
 
-    spatial = 2
+    kind, spatial = nn.Conv2d, 2
 
-    def to_float(self) -> nn.Conv2d:
-        """nn.Conv2d with the decoded weight."""
-        return filled(nn.Conv2d(**conv_args(self), bias=self.bias is not None), self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[n, in, height, width] → [n, out, height', width']."""
-        return F.conv2d(*self._operands(x), *self.geometry()).to(x.dtype)
+class PackedConv3d(_PackedConv):
+    """nn.Conv3d with a packed weight."""
+
+    kind, spatial = nn.Conv3d, 3
+
+
+class _PackedConvTranspose(_PackedConv):
+    """Transposed convolution with a packed weight."""
+
+    def __init__(self, *args: Any, output_padding: int | tuple[int, ...] = 0, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.output_padding = self.each(output_padding)
+
+    @property
+    def layout(self) -> Layout:
+        """By input."""
+        return Layout(by_input=True, groups=self.groups)
+
+    def convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[n, in, …] → [n, out, …]."""
+        spread = _SPREAD[self.spatial]
+        return spread(
+            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+
+
+class PackedConvTranspose1d(_PackedConvTranspose):
+    """nn.ConvTranspose1d with a packed weight."""
+
+    kind, spatial = nn.ConvTranspose1d, 1
+
+
+class PackedConvTranspose2d(_PackedConvTranspose):
+    """nn.ConvTranspose2d with a packed weight."""
+
+    kind, spatial = nn.ConvTranspose2d, 2
+
+
+class PackedConvTranspose3d(_PackedConvTranspose):
+    """nn.ConvTranspose3d with a packed weight."""
+
+    kind, spatial = nn.ConvTranspose3d, 3
+
+
+_SPREAD: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
 
 
 class PackedEmbedding(PackedLayer):
@@ -201,8 +272,20 @@ PACKABLE: dict[type[nn.Module], type[PackedLayer]] = {
     nn.Linear: PackedLinear,
     nn.Conv1d: PackedConv1d,
     nn.Conv2d: PackedConv2d,
+    nn.Conv3d: PackedConv3d,
+    nn.ConvTranspose1d: PackedConvTranspose1d,
+    nn.ConvTranspose2d: PackedConvTranspose2d,
+    nn.ConvTranspose3d: PackedConvTranspose3d,
+    Matrix: PackedMatrix,
     nn.Embedding: PackedEmbedding,
 }
+
+
+PACKED_KINDS = (*(kind for kind in PACKABLE if kind is not Matrix), *RECURRENT)
+"""Layers of a model that can be packed, those in parts too."""
+WITHOUT_INTEGERS = tuple(kind for kind in PACKED_KINDS if kind not in (*QUANTIZABLE, nn.Embedding))
+"""Kinds that no runtime here multiplies in integers: fewer bits make a smaller file, and arithmetic is float."""
+PACKED_CONVOLUTIONS = tuple(made for made in PACKABLE.values() if issubclass(made, _PackedConv))
 
 
 def packed_like(layer: Any, encoding: Encoding) -> PackedLayer:
@@ -212,6 +295,8 @@ def packed_like(layer: Any, encoding: Encoding) -> PackedLayer:
     made: PackedLayer
     if type(layer) is nn.Linear:
         made = PackedLinear(layer.in_features, layer.out_features, bias is not None, encoding=spec)
+    elif type(layer) is Matrix:
+        made = PackedMatrix(layer.out_features, layer.in_features, encoding=spec)
     elif type(layer) is nn.Embedding:
         made = PackedEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, encoding=spec)
     elif type(layer) in PACKABLE:

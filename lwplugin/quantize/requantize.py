@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call
 from lwplugin.moments.responses import Response, parent_responses
-from lwplugin.moments.rows import supports, weight_rows
+from lwplugin.moments.rows import has_rows, weight_rows
 from lwplugin.quantize.adaround import adaptive_codes
 from lwplugin.quantize.compensation import compensated_codes
 from lwplugin.quantize.layer_rounding import Grid, Rule, keeping_scale, round_to_response
@@ -42,7 +42,7 @@ def requantized(
     """
     made = copy.deepcopy(quantized)
     layers = {name: layer for name, layer in made.named_modules() if isinstance(layer, QuantLayer)}
-    names = [name for name in layers if supports(reference.get_submodule(name))]
+    names = [name for name in layers if has_rows(reference.get_submodule(name))]
     responses = parent_responses(reference, inputs, names)
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:

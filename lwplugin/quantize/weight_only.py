@@ -13,21 +13,22 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, count, map_inputs, take
 from lwplugin.moments.responses import Response, parent_responses
-from lwplugin.moments.rows import supports, weight_rows
+from lwplugin.moments.rows import has_rows, weight_rows
 from lwplugin.quantize.account import entry_of
 from lwplugin.quantize.adaround import adaptive_codes
-from lwplugin.quantize.base import Method, QuantizeConfig, fidelity, select_layers
+from lwplugin.quantize.base import Method, fidelity, select_layers
 from lwplugin.quantize.bit_allocation import allocate, choices_of
 from lwplugin.quantize.calibration import calibration_batches
 from lwplugin.quantize.compensation import compensated_codes
-from lwplugin.quantize.encodings import Groups
+from lwplugin.quantize.embeddings import TableOptions
 from lwplugin.quantize.fold import fold_batchnorm
 from lwplugin.quantize.group_grid import GroupGrid, group_grid
 from lwplugin.quantize.input_energy import input_energy
 from lwplugin.quantize.layer_rounding import Grid, round_to_response
-from lwplugin.quantize.packed import PACKABLE, PackedLayer, packed_like
-from lwplugin.quantize.packing import pack_codes
-from lwplugin.quantize.rare_rows import bytes_of_places, is_rare, set_rare_rows_apart
+from lwplugin.quantize.packed import PACKED_KINDS, PackedLayer
+from lwplugin.quantize.packed_groups import in_groups, nearest_in_groups
+from lwplugin.quantize.rare_rows import bytes_of_places
+from lwplugin.quantize.recurrent import matrices_apart
 from lwplugin.quantize.refinement import refined
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from lwplugin.progress import Progress
 
 
-class WeightOnlyConfig(QuantizeConfig):
+class WeightOnlyConfig(TableOptions):
     """Options of `weight_only`."""
 
     bits: Annotated[int, Field(ge=2, le=8)] | Literal["auto"] = Field(
@@ -56,13 +57,6 @@ class WeightOnlyConfig(QuantizeConfig):
     )
     group_size: int = Field(
         default=64, ge=4, description="Weights of a row that share a scale and a zero point."
-    )
-    embeddings: bool = Field(default=True, description="Pack embedding tables too, row by row.")
-    embedding_bits: int | None = Field(
-        default=None,
-        ge=2,
-        le=8,
-        description="Bits of an embedding's numbers; as the other layers by default.",
     )
     rare_bits: int | None = Field(
         default=None,
@@ -115,9 +109,9 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     batch = next(calibration_batches(split, examples=config.examples, batch_size=config.examples))
     inputs = batch.inputs
     fold_batchnorm(module, next(calibration_batches(split, examples=2, batch_size=2)).inputs)
-    kinds = [kind for kind in PACKABLE if config.embeddings or kind is not nn.Embedding]
-    selection = select_layers(module, batch, config, kinds=kinds)
-    names = _rare_rows_apart(module, selection.chosen, inputs, config)
+    kinds = [kind for kind in PACKED_KINDS if config.embeddings or kind is not nn.Embedding]
+    selection = matrices_apart(module, select_layers(module, batch, config, kinds=kinds))
+    names = _parted(module, selection.chosen, inputs, config)
     parent = copy.deepcopy(module)
     bits = _bits(module, names, inputs, split, data.task, config, progress)
     packed = _round_all(module, parent, bits, inputs, config, progress)
@@ -128,24 +122,22 @@ def run(light: LightModel, data: Data, config: WeightOnlyConfig, progress: Progr
     return light.evolve(module, entry_of("weight_only", config, parent, module, selection, found))
 
 
-def _rare_rows_apart(
-    module: nn.Module, names: list[str], inputs: Inputs, config: WeightOnlyConfig
-) -> list[str]:
-    """Parts tables, in place, where their rare rows may get bits of their own; names with the parts for a table's.
+def _parted(module: nn.Module, names: list[str], inputs: Inputs, config: WeightOnlyConfig) -> list[str]:
+    """Names with the parts of tables in their places.
 
     Where bits are chosen, the examples that show how much each layer matters have no say in which rows are frequent:
     they read as many of the others as texts to come will.
     """
-    choosing = config.bits == "auto" and config.embedding_bits is None
-    first = config.probe_examples if choosing else 0
-    if not (choosing or config.rare_bits is not None) or first >= count(inputs):
+    chosen = config.bits == "auto"
+    first = config.probe_examples if chosen and config.embedding_bits is None else 0
+    if first >= count(inputs):
         return names
-    return set_rare_rows_apart(module, names, [map_inputs(inputs, lambda tensor: tensor[first:])])
+    return config.parted(module, names, [map_inputs(inputs, lambda tensor: tensor[first:])], chosen=chosen)
 
 
 def _compensable(module: nn.Module, names: list[str], config: WeightOnlyConfig) -> list[str]:
     """Layers that are rounded for their response; embeddings, for one, have none to mend."""
-    return [n for n in names if config.rounding != "nearest" and supports(module.get_submodule(n))]
+    return [n for n in names if config.rounding != "nearest" and has_rows(module.get_submodule(n))]
 
 
 @torch.no_grad()
@@ -163,23 +155,20 @@ def _round_all(
     responses = parent_responses(parent, inputs, compensable) if compensable else {}
     packed: dict[str, PackedLayer] = {}
 
-    def finish(name: str, layer: Any, grid: GroupGrid, codes: Tensor) -> None:
-        made = _packed(layer, grid, codes)
+    def finish(name: str, layer: Any, made: PackedLayer) -> None:
         layer.weight.data.copy_(made.weight)
         packed[name] = made
         progress("round", len(packed), len(names))
 
     for name in names:
         if name not in responses:
-            layer: Any = module.get_submodule(name)
-            rows = layer.weight.detach().reshape(len(layer.weight), -1)
-            grid = group_grid(rows, bits[name], config.group_size)
-            finish(name, layer, grid, grid.nearest(rows))
+            layer = module.get_submodule(name)
+            finish(name, layer, nearest_in_groups(layer, bits[name], config.group_size))
 
     def before(name: str) -> Callable[[nn.Module, Any], None]:
         def hook(layer: nn.Module, args: Any) -> None:
             if name not in packed:
-                finish(name, layer, *_matched(layer, args[0], responses[name], bits[name], config))
+                finish(name, layer, _matched(layer, args[0], responses[name], bits[name], config))
 
         return hook
 
@@ -193,10 +182,8 @@ def _round_all(
     return {name: packed[name] for name in names}
 
 
-def _matched(
-    layer: Any, x: Tensor, response: Response, bits: int, config: WeightOnlyConfig
-) -> tuple[GroupGrid, Tensor]:
-    """Grid and codes of one layer for the inputs it meets now; its bias takes up the mean error that is left."""
+def _matched(layer: Any, x: Tensor, response: Response, bits: int, config: WeightOnlyConfig) -> PackedLayer:
+    """One layer rounded for the inputs it meets now; its bias takes up the mean error that is left."""
     weight = weight_rows(layer)
     found: list[GroupGrid] = []
 
@@ -239,14 +226,7 @@ def _matched(
     if rounded.bias is not None:
         layer.bias.data.copy_(rounded.bias)
     scale = rounded.scale.flatten(0, 1)[:, :: found[0].group_size].half()
-    return replace(found[0], scale=scale), rounded.codes.flatten(0, 1)
-
-
-def _packed(layer: Any, grid: GroupGrid, codes: Tensor) -> PackedLayer:
-    bits = grid.levels.bit_length()
-    made = packed_like(layer, Groups(bits, grid.group_size))
-    made.store(codes=pack_codes(codes, bits), scale=grid.scale, zero=pack_codes(grid.zero, bits))
-    return made
+    return in_groups(layer, replace(found[0], scale=scale), rounded.codes.flatten(0, 1))
 
 
 def _bits(
@@ -259,11 +239,7 @@ def _bits(
     progress: Progress,
 ) -> dict[str, int]:
     """By layer: as told, or chosen within the size."""
-    tables = {name for name in names if isinstance(module.get_submodule(name), nn.Embedding)}
-    wishes = dict.fromkeys(tables, config.embedding_bits)
-    if config.rare_bits is not None:
-        wishes |= {name: config.rare_bits for name in tables if is_rare(module, name)}
-    told = {name: bits for name, bits in wishes.items() if bits is not None}
+    told = config.told(module, names)
     if config.bits != "auto" or config.size is None:
         return {name: told.get(name) or int(config.bits) for name in names}
     batches = calibration_batches(split, examples=config.examples, batch_size=config.batch_size)

@@ -21,6 +21,16 @@ LAYERS = {
     "dilated": (lambda: nn.Conv2d(4, 6, 3, dilation=2, padding=2), (4, 4, 9, 9)),
     "grouped": (lambda: nn.Conv2d(4, 6, (3, 1), groups=2), (4, 4, 9, 9)),
     "conv1d": (lambda: nn.Conv1d(4, 6, 5, stride=2, padding=1), (4, 4, 21)),
+    "conv3d": (
+        lambda: nn.Conv3d(4, 6, (1, 3, 2), stride=(1, 2, 1), padding=(0, 1, 1), groups=2),
+        (4, 4, 3, 7, 5),
+    ),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(4, 6, (4, 3), stride=2, padding=(1, 0), output_padding=1, groups=2),
+        (4, 4, 5, 6),
+    ),
+    "transposed1d": (lambda: nn.ConvTranspose1d(4, 6, 2, stride=3, padding=2, dilation=3), (4, 4, 9)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(4, 6, 2, stride=(2, 1, 2)), (4, 4, 2, 3, 4)),
 }
 
 

@@ -21,6 +21,13 @@ LAYERS: dict[str, tuple[Any, Any]] = {
         lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
         lambda: torch.randn(2, 8, 9, 9),
     ),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 2, stride=2), lambda: torch.randn(2, 4, 4, 5, 4)),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1, groups=2),
+        lambda: torch.randn(2, 4, 3, 5),
+    ),
+    "transposed1d": (lambda: nn.ConvTranspose1d(6, 8, 4, bias=False), lambda: torch.randn(2, 6, 9)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(4, 6, 2, dilation=2), lambda: torch.randn(2, 4, 3, 3, 3)),
     "embedding": (lambda: nn.Embedding(30, 12, padding_idx=0), lambda: torch.randint(30, (2, 5))),
 }
 ENCODED: list[Encoding] = [

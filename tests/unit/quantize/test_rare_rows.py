@@ -9,6 +9,7 @@ from torch import nn
 
 import lwplugin
 from lwplugin.data import Data, from_arrays
+from lwplugin.errors import RecipeError
 from lwplugin.export import export
 from lwplugin.quantize import quantize
 from lwplugin.quantize.packed import PackedEmbedding, PackedLayer
@@ -111,3 +112,12 @@ def test_chosen_bits_keep_rows_that_are_read_often_and_the_size(
     )
     assert isinstance(whole.module.table, PackedEmbedding)
     assert noise(model, made.module, tokens[96:]) < noise(model, whole.module, tokens[96:])
+
+
+@pytest.mark.parametrize("method", ["weight_only", "int8"])
+def test_bits_for_rows_of_tables_that_stay_in_float_are_refused(
+    method: str, words: tuple[Words, Data, torch.Tensor]
+) -> None:
+    model, data, _ = words
+    with pytest.raises(RecipeError, match=r"'rare_bits' .* got 3\. Do: .* embeddings=false"):
+        quantize(model, data, method=method, embeddings=False, rare_bits=3)
