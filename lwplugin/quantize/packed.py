@@ -123,17 +123,17 @@ class PackedLinear(PackedLayer):
 class PackedMatrix(PackedLayer):
     """A packed matrix of a recurrent layer, which reads its ``weight``."""
 
-    def __init__(self, out_features: int, in_features: int, *, encoding: Mapping[str, Any]) -> None:
+    def __init__(self, in_features: int, out_features: int, *, encoding: Mapping[str, Any]) -> None:
         super().__init__((out_features, in_features), encoding, bias=False)
 
     def args(self) -> dict[str, Any]:
         """Constructor arguments."""
         rows, columns = self.weight_shape
-        return {"out_features": rows, "in_features": columns, "encoding": self.encoding.spec()}
+        return {"in_features": columns, "out_features": rows, "encoding": self.encoding.spec()}
 
     def to_float(self) -> Matrix:
         """The decoded matrix."""
-        return filled(Matrix(*self.weight_shape), self)
+        return filled(Matrix(*reversed(self.weight_shape)), self)
 
 
 class _PackedConv(PackedLayer, ConvGeometry):
@@ -296,7 +296,7 @@ def packed_like(layer: Any, encoding: Encoding) -> PackedLayer:
     if type(layer) is nn.Linear:
         made = PackedLinear(layer.in_features, layer.out_features, bias is not None, encoding=spec)
     elif type(layer) is Matrix:
-        made = PackedMatrix(layer.out_features, layer.in_features, encoding=spec)
+        made = PackedMatrix(layer.in_features, layer.out_features, encoding=spec)
     elif type(layer) is nn.Embedding:
         made = PackedEmbedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, encoding=spec)
     elif type(layer) in PACKABLE:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lwplugin.errors import ModelError, did_you_mean
+from lwplugin.model.hooks import hooks_on
 from lwplugin.model.layers import LayerSpec, build, register_layer, spec_of
 from lwplugin.model.weight_layout import RECURRENT
 from lwplugin.quantize.base import Selection
@@ -27,17 +28,15 @@ _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-class Matrix(nn.Module):
-    """A weight [out, in] that is read by the layer whose part it is."""
+class Matrix(nn.Linear):
+    """A weight [out, in] that is read by the layer whose part it is; called only where someone watches it."""
 
-    def __init__(self, out_features: int, in_features: int) -> None:
-        super().__init__()
-        self.out_features, self.in_features = out_features, in_features
-        self.weight = nn.Parameter(torch.zeros(out_features, in_features))
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
 
     def args(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {"out_features": self.out_features, "in_features": self.in_features}
+        return {"in_features": self.in_features, "out_features": self.out_features}
 
 
 class PartedRecurrent(nn.Module):
@@ -54,7 +53,7 @@ class PartedRecurrent(nn.Module):
         twin: Any = build(LayerSpec(type=kind, args=self.arguments), device="meta")
         for name, parameter in twin.named_parameters():
             if parameter.ndim == 2:
-                self.add_module(name, Matrix(*parameter.shape))
+                self.add_module(name, Matrix(*reversed(parameter.shape)))
             else:
                 self.register_parameter(name, nn.Parameter(torch.zeros(parameter.shape)))
         self._names = tuple(name for name, _ in twin.named_parameters())
@@ -95,18 +94,55 @@ class PartedRecurrent(nn.Module):
             batch = x.shape[0 if self.batch_first else 1]
             zeros = [x.new_zeros(self.num_layers * self._directions, batch, width) for width in self.widths]
             state = (zeros[0], zeros[1]) if self.kind == "LSTM" else zeros[0]
-        answer, *last = self._kernel(
+        if any(isinstance(part, Matrix) and hooks_on(part) for part in self.parts().values()):
+            self._show(x, state)
+        answer, *last = self._run(x, state, list(self.tensors().values()), self.num_layers)
+        return answer, tuple(last) if self.kind == "LSTM" else last[0]
+
+    def _run(self, x: Tensor, state: Any, weights: list[Tensor], layers: int) -> tuple[Tensor, ...]:
+        return self._kernel(
             x,
             state,
-            list(self.tensors().values()),
+            weights,
             self.bias,
-            self.num_layers,
+            layers,
             self.dropout,
             self.training,
             self._directions == 2,
             self.batch_first,
         )
-        return answer, tuple(last) if self.kind == "LSTM" else last[0]
+
+    def _show(self, x: Tensor, state: Any) -> None:
+        """Calls the matrices for inputs and states with what they multiply, [n, length, in], in the order in which they
+        matter to each other, so that one that changes when it is called is seen by those after it."""
+        ways = ("", "_reverse")[: self._directions]
+        time = 1 if self.batch_first else 0
+        for layer in range(self.num_layers):
+            span = slice(layer * self._directions, (layer + 1) * self._directions)
+            first = tuple(part[span] for part in state) if self.kind == "LSTM" else state[span]
+            start = first[0] if self.kind == "LSTM" else first
+
+            def answer(x: Tensor = x, first: Any = first, layer: int = layer) -> Tensor:
+                held = self.tensors()
+                names = [
+                    name for name in self._names if name.endswith(tuple(f"_l{layer}{way}" for way in ways))
+                ]
+                return self._run(x, first, [held[name] for name in names], 1)[0]
+
+            for way in ways:
+                self.get_submodule(f"weight_ih_l{layer}{way}")(x if self.batch_first else x.transpose(0, 1))
+            for way, given, before in zip(ways, answer().chunk(self._directions, -1), start, strict=True):
+                step = before.unsqueeze(time)
+                steps = given.shape[time] - 1
+                seen = (
+                    torch.cat([given.narrow(time, 1, steps), step], time)
+                    if way
+                    else torch.cat([step, given.narrow(time, 0, steps)], time)
+                )
+                self.get_submodule(f"weight_hh_l{layer}{way}")(
+                    seen if self.batch_first else seen.transpose(0, 1)
+                )
+            x = answer()
 
     def extra_repr(self) -> str:
         """Torch's layer."""

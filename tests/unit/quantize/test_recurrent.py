@@ -17,6 +17,7 @@ from lwplugin.errors import MethodError
 from lwplugin.export import export
 from lwplugin.export.handover import hand_over
 from lwplugin.model.bundle import LightModel
+from lwplugin.model.watching import watching
 from lwplugin.quantize import quantize
 from lwplugin.quantize.packed import PackedMatrix
 from lwplugin.quantize.recurrent import PartedRecurrent, parted_recurrent
@@ -74,6 +75,42 @@ def test_in_parts_it_takes_and_answers_all_that_torch_s_layer_does(
     ragged = pack_padded_sequence(x, [5, 4, 2], batch_first=True)
     assert torch.equal(parted(ragged)[0].data, layer(ragged)[0].data)
     assert torch.equal(parted.to_float()(x)[0], wanted)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@torch.no_grad()
+def test_matrices_that_are_watched_are_called_with_what_they_multiply(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.RNN(6, 8, 2, batch_first=batch_first, bidirectional=True)
+    parted, x = parted_recurrent(layer), torch.randn(3, 5, 6)
+    state, products = torch.randn(4, 3 if batch_first else 5, 8), {}
+
+    def watch(name: str, args: tuple[Any, ...], output: Tensor) -> None:
+        products[name] = output
+
+    with watching(parted, parted.parts(), watch):
+        wanted = parted(x, state)[0]
+    got = [
+        torch.tanh(
+            products[f"weight_ih_l1{way}"]
+            + products[f"weight_hh_l1{way}"]
+            + getattr(layer, f"bias_ih_l1{way}")
+            + getattr(layer, f"bias_hh_l1{way}")
+        )
+        for way in ("", "_reverse")
+    ]
+    assert len(products) == 8
+    assert torch.allclose(torch.cat(got, -1), wanted if batch_first else wanted.transpose(0, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_errors_are_mended_by_the_weights_still_to_be_rounded(kind: str, pictures: Data) -> None:
+    options = {"method": "weight_only", "bits": 3, "group_size": 32}
+    mended, plain = (
+        quantize(lines(kind), pictures, **options, rounding=how).history[-1].metrics["calibration_sqnr_db"]
+        for how in ("compensated", "nearest")
+    )
+    assert mended > plain + 3
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
