@@ -60,13 +60,13 @@ class Kinds(nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.volume = nn.Conv3d(1, width, 3, padding=1)
+        self.volume = nn.Conv3d(1, width, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.lines = nn.LSTM(8 * width, 3 * width, batch_first=True)
         self.head = nn.Linear(3 * width, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = torch.relu(self.volume(images.view(-1, 1, 4, 4, 4))).mean(2)
+        x = torch.relu(self.volume(images.unsqueeze(2))).squeeze(2)
         x = torch.relu(self.up(x)).transpose(1, 2).flatten(2)
         logits: Tensor = self.head(self.lines(x)[0].mean(1))
         return logits

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import lwplugin
 from lwplugin.data import Data, from_arrays
-from lwplugin.errors import MethodError
+from lwplugin.errors import ExportError, MethodError
 from lwplugin.export import export
 from lwplugin.export.handover import hand_over
 from lwplugin.model.bundle import LightModel
@@ -147,7 +147,8 @@ def test_int8_keeps_eight_bits_and_its_packed_file_multiplies_whole_numbers(
     assert isinstance(matrix, PackedMatrix)
     assert (matrix.encoding.bits, len(matrix.codes)) == (8, 128 * 32)
     exported = {
-        how: export(light, pictures, path=tmp_path / how, weights=how) for how in ("unpacked", "packed")
+        how: export(light, pictures, path=tmp_path / how, weights=how, parity=how == "packed")
+        for how in ("unpacked", "packed")
     }
     nodes = {
         how: [node.op_type for node in onnx.load(str(made.file)).graph.node] for how, made in exported.items()
@@ -165,14 +166,14 @@ def test_the_operator_for_whole_numbers_takes_no_groups_and_no_other_cells(
         [("LSTM", {"method": "weight_only", "bits": 8}), ("GRU", {"method": "int8"})]
     ):
         light = quantize(lines(kind, layers=1), pictures, **options)
-        file = export(light, pictures, path=tmp_path / str(number), weights="packed").file
+        file = export(light, pictures, path=tmp_path / str(number), weights="packed", parity=False).file
         operators = {node.op_type for node in onnx.load(str(file)).graph.node}
         assert kind in operators
         assert "DynamicQuantizeLSTM" not in operators
 
 
 @pytest.mark.parametrize(
-    "options", [{"method": "codebook", "bits": 4}, {"method": "half"}, {"method": "half", "compute": "dtype"}]
+    "options", [{"method": "codebook", "bits": 4}, {"method": "half", "compute": "dtype"}]
 )
 def test_other_packings_take_its_matrices_too(
     options: dict[str, Any], pictures: Data, tmp_path: Path
@@ -190,6 +191,9 @@ def test_toolchains_get_floats_of_eight_bits_and_nothing_of_four(pictures: Data,
     with torch.no_grad():
         x = pictures.example(4)
         assert torch.allclose(handed.module.cells(x)[0], whole.module.cells(x)[0])
+    narrow = quantize(lines(layers=1), pictures, method="weight_only", bits=4, skip=["head"])
+    with pytest.raises(ExportError, match="No kernel here reads this packing"):
+        hand_over(narrow, pictures, tmp_path / "m.pt2", **options)
 
 
 def test_what_is_skipped_and_a_model_that_is_nothing_else_stay_as_they_are(pictures: Data) -> None:
