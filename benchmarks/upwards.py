@@ -3,7 +3,7 @@
     apt-get install dataset-fashion-mnist
     python benchmarks/upwards.py --weights denoiser.pt           # trained and kept where the file is missing
 
-2,000 test pictures judge, by their PSNR against the clean ones; SQNR is of the answers against the float file's. Files are
+2,000 test pictures judge, by PSNR against the clean ones; SQNR is of the answers against the float file's. Files are
 answered and timed in their runtime's own kernels, batch 1 on one thread (`interleaved.py`).
 """
 

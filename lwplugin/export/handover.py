@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError
+from lwplugin.export.in_float import in_float
 from lwplugin.export.parity import check
 from lwplugin.export.program import Arguments, to_program
 from lwplugin.export.pt2e import float_twin, lower, reads_own_range
 from lwplugin.export.pt2e_ranges import packet
 from lwplugin.export.source import OneOutput
 from lwplugin.quantize.encodings import Groups, Half
-from lwplugin.quantize.layers import QUANTIZABLE, QuantConv3d, QuantLayer
+from lwplugin.quantize.layers import QuantConv3d, QuantLayer
 from lwplugin.quantize.packed import (
-    PACKABLE,
     PACKED_CONVOLUTIONS,
     PackedEmbedding,
     PackedLayer,
     PackedLinear,
 )
-from lwplugin.quantize.recurrent import PartedRecurrent
 
 if TYPE_CHECKING:
     from lwplugin.data import Data, Task
     from lwplugin.export.base import ExportOptions
     from lwplugin.model.bundle import LightModel
 
-_log = logging.getLogger(__name__)
 _PREFIX = "module."
 
 
@@ -146,7 +143,7 @@ def hand_over(
     to store halves.
     Raises ExportError for layers that no toolchain can take as the bundle has them.
     """
-    module = _kernels_or_floats(light.copy_module().eval().to("cpu"))
+    module = in_float(light.copy_module().eval().to("cpu"), also=(QuantConv3d,))
     example = data.example(max(examples, batch or 2))
     packed = {name: layer for name, layer in module.named_modules() if isinstance(layer, PackedLayer)}
     integer = {name: layer for name, layer in module.named_modules() if isinstance(layer, QuantLayer)}
@@ -174,34 +171,6 @@ def hand_over(
             (layer.integers(), layer.scale[:, 0]) for layer in integer.values() if reads_own_range(layer)
         ),
     )
-
-
-_PACKED_WITH_KERNELS: tuple[type[PackedLayer], ...] = (
-    PackedEmbedding,
-    *(PACKABLE[kind] for kind in QUANTIZABLE),
-)
-
-
-def _kernels_or_floats(module: nn.Module) -> nn.Module:
-    """``module``, in place, with floats for layers in 8 bits and more whose kinds no toolchain here has kernels for."""
-    found = [name for name, layer in module.named_modules() if _only_in_float(layer)]
-    found = [name for name in found if name.rpartition(".")[0] not in found]
-    for name in found:
-        layer: Any = module.get_submodule(name)
-        if not name:
-            return cast(nn.Module, layer.to_float())
-        module.set_submodule(name, layer.to_float())
-    if found:
-        _log.warning("%d layers go as floats: no kernel here takes their kinds in fewer bits", len(found))
-    return module
-
-
-def _only_in_float(layer: nn.Module) -> bool:
-    if isinstance(layer, PartedRecurrent):
-        return all(_only_in_float(part) or isinstance(part.encoding, Half) for part in layer.parts().values())
-    if not isinstance(layer, PackedLayer) or isinstance(layer, _PACKED_WITH_KERNELS):
-        return isinstance(layer, QuantConv3d)
-    return isinstance(layer.encoding, Groups) and layer.encoding.width == 8
 
 
 _HALVES: dict[type[PackedLayer], Callable[[PackedLayer], nn.Module]] = {

@@ -14,6 +14,7 @@ from torch import nn
 from lwplugin.data.batch import Inputs, tensors
 from lwplugin.errors import ExportError, MissingExtraError
 from lwplugin.export.base import Exported, ExportOptions, file_digest
+from lwplugin.export.in_float import in_float
 from lwplugin.export.onnx_layers import traced_from_source
 from lwplugin.export.onnx_packed import computes_narrow
 from lwplugin.export.onnx_quantized import SCHEMES, Scheme, describe, lower, mark, quantized_layers
@@ -97,6 +98,8 @@ def graph_of(
     """
     _need_packages()
     module = light.copy_module().eval().to("cpu")
+    if options.scheme == "tensorrt":
+        module = in_float(module)
     example = data.example(max(options.parity_examples, 2))
     layers = quantized_layers(module)
     layout = replace(

@@ -191,6 +191,8 @@ def test_toolchains_get_floats_of_eight_bits_and_nothing_of_four(pictures: Data,
     with torch.no_grad():
         x = pictures.example(4)
         assert torch.allclose(handed.module.cells(x)[0], whole.module.cells(x)[0])
+    engine = export(whole, pictures, path=tmp_path / "trt", scheme="tensorrt")
+    assert "packed_layers" not in engine.scheme
     narrow = quantize(lines(layers=1), pictures, method="weight_only", bits=4, skip=["head"])
     with pytest.raises(ExportError, match="No kernel here reads this packing"):
         hand_over(narrow, pictures, tmp_path / "m.pt2", **options)
