@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -63,28 +64,45 @@ class Moments:
             known_origin=of.known_origin,
         )
 
+    def without_responses(self) -> Moments:
+        """The same inputs, no responses yet: those of the same rows, in the same order, go to ``add_responses``."""
+        made = self.beside()
+        made.xx, made.x, made.rows = self.xx, self.x, self.rows
+        return made
+
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add rows: ``x`` [rows, g, k] and the wanted responses ``y`` [rows, g × o].
 
         Products are taken in float32 over blocks of rows and summed in float64: the rounding of a block is far
         below the sampling noise, and it is several times faster than float64 products.
         """
-        groups = self.xx.shape[0]
-        y = y.reshape(len(y), groups, self.xy.shape[2])
         if not self.known_origin and len(x):
             self.known_origin = True
             self.origin_x = x[:_BLOCK].float().mean(0).double().cpu()
-            self.origin_y = y[:_BLOCK].float().mean(0).double().cpu()
+            self.origin_y = y[:_BLOCK].float().mean(0).double().cpu().reshape(self.origin_y.shape)
+        for a, b in self._blocks(x, y):
+            self.xx += (a.transpose(1, 2) @ a).double().cpu()
+            self.x += a.sum(1).double().cpu()
+            self._add_responses(a, b)
+        self.rows += len(x)
+
+    def add_responses(self, x: Tensor, y: Tensor) -> None:
+        """Add what rows whose inputs are in already should answer; shapes as for ``add``."""
+        for a, b in self._blocks(x, y):
+            self._add_responses(a, b)
+
+    def _add_responses(self, a: Tensor, b: Tensor) -> None:
+        self.xy += (a.transpose(1, 2) @ b).double().cpu()
+        self.y += b.sum(1).double().cpu()
+        self.yy += b.double().square().sum(1).cpu()
+
+    def _blocks(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of rows about the origin, inputs [g, rows, k] and responses [g, rows, o]."""
+        y = y.reshape(len(y), *self.origin_y.shape)
         from_x, from_y = self.origin_x.to(x.device, torch.float32), self.origin_y.to(y.device, torch.float32)
         for start in range(0, len(x), _BLOCK):
-            a = (x[start : start + _BLOCK].float() - from_x).transpose(0, 1)
-            b = (y[start : start + _BLOCK].float() - from_y).transpose(0, 1)
-            self.xx += (a.transpose(1, 2) @ a).double().cpu()
-            self.xy += (a.transpose(1, 2) @ b).double().cpu()
-            self.x += a.sum(1).double().cpu()
-            self.y += b.sum(1).double().cpu()
-            self.yy += b.double().square().sum(1).cpu()
-        self.rows += len(x)
+            span = slice(start, start + _BLOCK)
+            yield (x[span].float() - from_x).transpose(0, 1), (y[span].float() - from_y).transpose(0, 1)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Mean input [g, k] and mean response [g, o]."""

@@ -37,6 +37,10 @@ class Relu:
     above: Tensor
     """Whether it is what lies above the edge that comes through, bool [outputs]."""
 
+    def at(self, rows: Tensor) -> Relu:
+        """The same for some of the rows, by their places."""
+        return Relu(self.edge[rows.to(self.edge.device)], self.above)
+
     def wanted(self, values: Tensor, answered: Tensor) -> Tensor:
         """The nearest to what is ``answered`` that comes through as ``values`` do, [rows, outputs]."""
         stopped = (values < self.edge) == self.above

@@ -75,7 +75,8 @@ def rows_of_convolution(layer: nn.Conv1d | nn.Conv2d) -> int:
 def sample_rows(
     layer: nn.Module, response: Tensor, wanted: int, *, seed: int, valid: Tensor | None = None
 ) -> Rows:
-    """Choose up to ``wanted`` rows of a layer's ``response``, evenly over examples, at positions drawn by ``seed``.
+    """Choose up to ``wanted`` rows of a layer's ``response``, evenly over examples, each at other positions drawn by
+    ``seed``.
 
     ``valid`` (bool [examples, positions]) leaves out positions that are padding.
     """
@@ -93,7 +94,7 @@ def sample_rows(
         return Rows(torch.arange(total), positions)
     else:
         each = max(1, wanted // examples)
-        drawn = torch.randint(positions, (examples, each), generator=generator)
+        drawn = torch.rand(examples, positions, generator=generator).topk(each).indices
         return Rows((drawn + torch.arange(examples)[:, None] * positions).reshape(-1), positions)
     if len(allowed) > wanted:
         allowed = allowed[torch.randperm(len(allowed), generator=generator)[:wanted]]

@@ -27,8 +27,9 @@ from lwplugin.prune.divergence import Divergence, set_aside
 from lwplugin.prune.explain import compare, repair_rows, unit_rows
 from lwplugin.prune.latency import Latency, Layer
 from lwplugin.prune.layer import removed_rows, without_blocks
+from lwplugin.prune.restore import Restore
 from lwplugin.prune.select import Cost
-from lwplugin.prune.units import choose, graph_of, kept_outputs, restore
+from lwplugin.prune.units import choose, graph_of, kept_outputs
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -83,6 +84,7 @@ def shrink(
     fitted, judged = set_aside(data)
     divergence = Divergence(parent, judged, config.split_examples)
     shares = _Shares(parent, data, config, progress)
+    restore = Restore(parent, fitted, config, progress)
     numbers = _numbers(parent, order, shares, config)
     most = numbers[-1]
     best: _Candidate | None = None
@@ -91,7 +93,9 @@ def shrink(
     while numbers:
         number = numbers.pop(0)
         try:
-            candidate = _candidate(parent, order[:number], fitted, config, shares, divergence, progress)
+            candidate = _candidate(
+                parent, order[:number], fitted, config, shares, restore, divergence, progress
+            )
         except MethodError as error:
             refusal = error
             tried[number] = {}
@@ -110,7 +114,7 @@ def shrink(
     repairs = best.repairs
     if config.repair and len(fitted.need("calibration")) < config.repair_examples:
         # Few examples: once it is chosen, what was set aside may help.
-        repairs = restore(parent, best.module, best.kept, data, config, progress)
+        repairs = Restore(parent, data, config, progress)(best.module, best.kept)
     metrics, layers = compare(parent, best.module, data.example(1))
     details = {
         "layers": layers,
@@ -171,10 +175,11 @@ def _candidate(
     data: Data,
     config: HybridConfig,
     shares: _Shares,
+    restore: Restore,
     divergence: Divergence,
     progress: Progress,
 ) -> _Candidate:
-    dropped, repairs = without_blocks(parent, list(gone), data, config, progress)
+    dropped, repairs = without_blocks(parent, gone, restore) if gone else (copy_module(parent), [])
     left = shares(dropped)
     if left <= config.budget.kept:
         return _Candidate(list(gone), dropped, repairs, {}, [], {}, divergence(dropped), {})
@@ -194,7 +199,7 @@ def _candidate(
         cut(module, graph, removed)
         # Targets are the parent's responses again, so that the two cuts' errors do not add up.
         kept = kept_outputs(graph, removed, repairable(module))
-        repairs = restore(parent, module, kept, data, config, progress)
+        repairs = restore(module, kept)
         ratios[name] = divergence(module)
         if best is None or ratios[name] < best.divergence:
             units = unit_rows(graph, removed, importance)

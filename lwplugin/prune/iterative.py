@@ -23,9 +23,10 @@ from lwplugin.progress import Progress
 from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by
 from lwplugin.prune.explain import explain
+from lwplugin.prune.restore import Restore
 from lwplugin.prune.resume import Rounds
 from lwplugin.prune.select import Importance
-from lwplugin.prune.units import choose, costs, graph_of, kept_outputs, restore
+from lwplugin.prune.units import choose, costs, graph_of, kept_outputs
 from lwplugin.training.collapse import agreement_with
 from lwplugin.training.finetune import finetune
 
@@ -79,9 +80,8 @@ def shrink(
         wanted = _wanted(graph, removed, importance, matched, config, kept)
         cut(module, current, _in_current(matched, wanted))
         removed = wanted
-        repairs = restore(
-            parent, module, kept_outputs(graph, removed, repairable(module)), data, config, progress
-        )
+        remaining = kept_outputs(graph, removed, repairable(module))
+        repairs = Restore(parent, data, config, progress)(module, remaining)
         path = None if checkpoint is None else checkpoint.with_name(f"{checkpoint.name}.round{done + 1}")
         finetune(
             module, parent, data, config.model_copy(update={"finetune_epochs": config.epochs_per_round}),

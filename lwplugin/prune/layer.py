@@ -6,6 +6,7 @@ labels. ``gradient``: |∂loss/∂gate| of a gate on what the block adds (first-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +23,7 @@ from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.block_importance import score
 from lwplugin.prune.blocks import Block, bypass, find_blocks
 from lwplugin.prune.explain import compare, repair_rows
-from lwplugin.prune.units import restore
+from lwplugin.prune.restore import Restore
 
 if TYPE_CHECKING:
     from lwplugin.data import Data
@@ -56,7 +57,7 @@ def shrink(
     blocks = kept_by_skip(find_blocks(parent, data.example(2), config.only), config.skip)
     importance = score(parent, blocks, data, config.importance, config.layer_examples, config.seed, progress)
     gone = choose(parent, blocks, importance, data, config)
-    module, repairs = without_blocks(parent, gone, data, config, progress)
+    module, repairs = without_blocks(parent, gone, Restore(parent, data, config, progress))
     metrics, layers = compare(parent, module, data.example(1))
     details = {
         "layers": layers,
@@ -105,12 +106,12 @@ def choose(
 
 
 def without_blocks(
-    parent: nn.Module, gone: list[Block], data: Data, config: PruneConfig, progress: Progress
+    parent: nn.Module, gone: Sequence[Block], restore: Restore
 ) -> tuple[nn.Module, list[LayerRepair]]:
-    """A copy of ``parent`` with the blocks bypassed and the rest repaired as the options ask."""
+    """A copy of ``parent`` with the blocks bypassed and the rest repaired and recalibrated as ``restore`` does."""
     module = copy_module(parent)
     bypass(module, gone)
-    return module, restore(parent, module, {}, data, config, progress)
+    return module, restore(module, {})
 
 
 def cost_without(parent: nn.Module, gone: list[Block], data: Data) -> Cost:

@@ -27,6 +27,7 @@ from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.explain import compare, explain, repair_rows
 from lwplugin.prune.importance import sum_by_unit
 from lwplugin.prune.masks import above, hold, largest, layers_with_weights, n_of_m, n_of_m_holds, pattern_of
+from lwplugin.prune.restore import Restore
 from lwplugin.prune.select import Importance, kept_count
 from lwplugin.prune.units import by_units, costs, graph_of, skipped, without
 
@@ -99,7 +100,7 @@ def shrink(
     graph = graph_of(parent, data, progress)
     importance = score(parent, graph, data, config, progress)
     removed = _below(graph, importance, config)
-    module, repairs = without(parent, graph, removed, data, config, progress)
+    module, repairs = without(parent, graph, removed, Restore(parent, data, config, progress))
     return Pruned(module, costs(graph, removed), explain(parent, graph, removed, importance, repairs))
 
 

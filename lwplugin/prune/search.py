@@ -28,6 +28,7 @@ from lwplugin.prune.base import Method, PruneConfig, Pruned
 from lwplugin.prune.criterion import Criterion, importance_by
 from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import explain
+from lwplugin.prune.restore import Restore
 from lwplugin.prune.resume import Rounds
 from lwplugin.prune.select import Importance
 from lwplugin.prune.units import choose, costs, graph_of, kept_outputs, without
@@ -74,7 +75,7 @@ def shrink(
         )  # fmt: skip
         progress("search", population.evaluated, config.evaluations)
     removed = _removed(graph, importance, population.best, config)
-    module, repairs = without(parent, graph, removed, data, config, progress)
+    module, repairs = without(parent, graph, removed, Restore(parent, data, config, progress))
     metrics = {
         **costs(graph, removed),
         "evaluations": float(population.evaluated),

@@ -14,14 +14,13 @@ from lwplugin.errors import MethodError
 from lwplugin.model.graph import Graph, Removal, trace
 from lwplugin.model.quantized import BEGIN_BEFORE, quantized_already
 from lwplugin.model.surgery import cut
-from lwplugin.moments.examples import repair_inputs
 from lwplugin.moments.layer_repair import LayerRepair
-from lwplugin.moments.repair import repair, repairable
-from lwplugin.moments.responses import parent_responses
+from lwplugin.moments.repair import repairable
 from lwplugin.progress import Progress
 from lwplugin.prune.base import PruneConfig, Pruned, Scorer, Shrink, Variants
 from lwplugin.prune.divergence import Divergence
 from lwplugin.prune.explain import explain, sensitivity
+from lwplugin.prune.restore import Restore
 from lwplugin.prune.select import Cost, Importance, select
 from lwplugin.prune.shares import select_shares
 
@@ -50,9 +49,10 @@ def by_units(score: Scorer | None, variants: Variants | None = None) -> Shrink:
         cost = None if config.shares else budget_cost(parent, graph, data, config, progress)
         best, tried = None, dict[str, float]()
         divergence = Divergence(parent, data, _JUDGED) if len(offered) > 1 else None
+        restore = Restore(parent, data, config, progress)
         for name, importance in offered.items():
             removed = choose(graph, importance, config, cost)
-            module, repairs = without(parent, graph, removed, data, config, progress)
+            module, repairs = without(parent, graph, removed, restore)
             tried[name] = 0.0 if divergence is None else float(f"{divergence(module):.6g}")
             if tried[name] > min(tried.values()):
                 continue
@@ -123,15 +123,15 @@ def choose(
 
 
 def without(
-    parent: nn.Module, graph: Graph, removed: Removal, data: Data, config: PruneConfig, progress: Progress
+    parent: nn.Module, graph: Graph, removed: Removal, restore: Restore
 ) -> tuple[nn.Module, list[LayerRepair]]:
-    """A copy of ``parent`` with the units cut, repaired and recalibrated as the options ask."""
+    """A copy of ``parent`` with the units cut, repaired and recalibrated as ``restore`` does."""
     from lwplugin.model.bundle import copy_module
 
     module = copy_module(parent)
     cut(module, graph, removed)
     kept = kept_outputs(graph, removed, repairable(module))
-    return module, restore(parent, module, kept, data, config, progress)
+    return module, restore(module, kept)
 
 
 def costs(graph: Graph, removed: Removal) -> dict[str, float]:
@@ -157,32 +157,6 @@ def skipped(graph: Graph, patterns: tuple[str, ...]) -> list[int]:
                 f"skip names no prunable layer: '{pattern}'", do=f"use one of {', '.join(sorted(names)[:12])}"
             )
     return [g.index for g in graph.groups if any(fnmatch(n, p) for n in g.name.split(", ") for p in patterns)]
-
-
-def restore(
-    parent: nn.Module,
-    module: nn.Module,
-    kept: dict[str, Tensor],
-    data: Data,
-    config: PruneConfig,
-    progress: Progress,
-) -> list[LayerRepair]:
-    """Repair a cut module in closed form, then recalibrate its norms, as the options ask.
-
-    ``kept`` are, for layers that lost outputs, the indices of those that remain.
-    """
-    done: list[LayerRepair] = []
-    if config.repair:
-        inputs = repair_inputs(module, data, config.repair_examples)
-        names = repairable(module)
-        progress("parent responses", 0, None)
-        responses = parent_responses(parent, inputs, names, seed=config.seed, sums=True)
-        done = repair(module, inputs, responses, kept, progress=progress)
-    if config.recalibrate or (config.recalibrate is None and not config.repair):
-        from lwplugin.training.recalibrate import recalibrate_batchnorm
-
-        recalibrate_batchnorm(module, data.need("calibration"))
-    return done
 
 
 def kept_outputs(graph: Graph, removed: Removal, names: list[str]) -> dict[str, Tensor]:

@@ -47,6 +47,12 @@ def test_rows_times_weight_is_the_layers_answer(name: str, wanted: int) -> None:
     assert torch.allclose(product + layer.bias, responses_of(layer, y, rows), atol=1e-5)
 
 
+def test_rows_of_an_example_are_not_drawn_twice() -> None:
+    layer, x = LAYERS["conv"][0](), torch.randn(LAYERS["conv"][1])
+    rows = sample_rows(layer, layer(x), 4 * 20, seed=0)  # of 25 positions each
+    assert len(rows) == len(rows.index.unique()) == 4 * 20
+
+
 def test_streamed_sums_are_the_covariance() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(9000, 1, 5) + 3, torch.randn(9000, 2)
@@ -72,6 +78,20 @@ def test_a_mean_far_above_the_deviation_is_not_lost(centred: bool) -> None:
     torch.testing.assert_close(found[0][0], wide.T @ wide / 6000, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1][0], wide.T @ answers / 6000, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[2][0], answers.square().mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_inputs_with_other_responses_are_as_seen_anew() -> None:
+    torch.manual_seed(0)
+    x, y, other = torch.randn(6000, 2, 4) + 1, torch.randn(6000, 6), torch.randn(6000, 6) + 3
+    first, anew = Moments.zeros(2, 4, 3), Moments.zeros(2, 4, 3)
+    first.add(x, y)
+    before = first.covariances(centred=True)
+    second = first.without_responses()
+    second.add_responses(x, other)
+    anew.add(x, other)
+    for found, wanted in zip(second.covariances(centred=False), anew.covariances(centred=False), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(before, first.covariances(centred=True), strict=True))
 
 
 def test_solve_recovers_a_linear_map() -> None:
