@@ -87,11 +87,15 @@ class Path:
 
 
 class Paths(dict[str, Path]):
-    """Path by layer, and how many operations a forward pass has."""
+    """Path by layer, how many operations a forward pass has, and which residual sum adds to what the ReLU makes of
+    another."""
 
-    def __init__(self, found: Mapping[str, Path], operations: int) -> None:
+    def __init__(
+        self, found: Mapping[str, Path], operations: int, followed_by: Mapping[int, int] | None = None
+    ) -> None:
         super().__init__(found)
         self.operations = operations
+        self.followed_by = followed_by or {}
 
 
 Look = Callable[[Any, Any], None]
@@ -206,7 +210,13 @@ def paths_of(module: nn.Module, inputs: Inputs, names: list[str]) -> Paths:
             handle.remove()
     record.read(tensors_of(outputs), _OUTPUT)
     found = {name: _follow(record, norms, answered[name]) for name in answered if calls[name] == 1}
-    return Paths({name: path for name, path in found.items() if path is not None}, record.done)
+    followed_by = {
+        number: later
+        for number in record.sums
+        for later, operands in record.sums.items()
+        if (relu := record.only_reader(number)) in record.relus and relu in operands
+    }
+    return Paths({name: path for name, path in found.items() if path is not None}, record.done, followed_by)
 
 
 def _follow(record: _Record, norms: Mapping[int, tuple[nn.Module, int]], number: int) -> Path | None:

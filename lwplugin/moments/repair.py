@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lwplugin.data.batch import Inputs, call, take
+from lwplugin.moments.gaps import half_way_sums
 from lwplugin.moments.layer_repair import LayerRepair, solve_layer
 from lwplugin.moments.norms import before as before_norm
 from lwplugin.moments.norms import norms_after
@@ -46,16 +48,25 @@ def repair(
     *,
     ridge: float = 1e-3,
     supports: dict[str, Tensor] | None = None,
+    across: bool = False,
     progress: Progress = silent,
 ) -> list[LayerRepair]:
     """Solve, in place and in the order of the forward pass, the weights of every layer named in ``responses``.
 
     Args:
-        module: the smaller model, same layer names as the parent.
+        module: the smaller model, same layer names as the parent; those of blocks that are gone it lacks.
         inputs: the same examples, in the same order, as the parent answered.
         kept_outputs: for layers whose outputs were cut, the parent's output indices that remain (int64).
+        across: where blocks are gone aim half way at the sum after them (`gaps.py`).
         supports: for layers of which only some weights may be other than zero, which (bool, the weight's shape).
     """
+    present = {name for name, _ in module.named_modules()}
+    sums = half_way_sums(responses, present) if across else {}
+    responses = {
+        name: replace(response, total=sums.get(name, response.total))
+        for name, response in responses.items()
+        if name in present
+    }
     norms = norms_after(module, inputs, set(responses))
     paths = paths_of(module, take(inputs, 1), [*responses])
     due = _due(module, paths, responses)

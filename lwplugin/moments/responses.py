@@ -36,6 +36,8 @@ class Response:
     asked for."""
     total: Tensor | None = None
     """The residual sum that the response goes into, at the same rows; likewise."""
+    then: str | None = None
+    """The layer, answering at the same rows, whose sum adds to what a ReLU makes of this one."""
 
     @property
     def normed(self) -> Tensor | None:
@@ -70,6 +72,14 @@ def parent_responses(
         if path.total is not None:
             into.setdefault(path.total, []).append(name)
 
+    # Layers whose sums follow each other answer at the same rows.
+    first: dict[int, int] = {}
+    for number in sorted(into):
+        first.setdefault(number, number)
+        if (later := paths.followed_by.get(number)) is not None:
+            first[later] = first[number]
+    drawn: dict[tuple[int, int], Rows] = {}
+
     def keep(name: str, args: Any, output: Tensor) -> None:
         layer = parent.get_submodule(name)
         calls[name], shapes[name] = calls.get(name, 0) + 1, output.shape
@@ -80,6 +90,8 @@ def parent_responses(
             if sums and isinstance(layer, (nn.Conv1d, nn.Conv2d)):
                 wanted = max(wanted, rows_of_convolution(layer))
             rows = sample_rows(layer, output, wanted, seed=seed + len(found), valid=valid)
+            if name in paths and (number := paths[name].total) is not None:
+                rows = drawn.setdefault((first[number], len(rows)), rows)
             norm = affine(norms[name]) if name in norms else None
             found[name] = Response(rows, responses_of(layer, output, rows).clone(), norm)
 
@@ -99,6 +111,10 @@ def parent_responses(
     if operations.done != paths.operations:
         # How many operations there are depends on the examples, so their numbers say nothing.
         found = {name: replace(response, total=None) for name, response in found.items()}
+    for number, later in paths.followed_by.items():
+        for name in set(into.get(number, ())) & set(found):
+            same = [n for n in into.get(later, ()) if n in found and found[n].rows is found[name].rows]
+            found[name] = replace(found[name], then=same[0] if same else None)
     return {name: response for name, response in found.items() if calls[name] == 1}
 
 

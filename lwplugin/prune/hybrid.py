@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +72,8 @@ class _Candidate:
     divergence: float
     ratios: dict[str, float]
     """What came of each set of ratios that the criterion offered for the channels; empty where none had to go."""
+    across: bool = False
+    """Whether the repair aimed half way across the gaps (`moments/gaps.py`)."""
 
 
 def shrink(
@@ -111,10 +113,14 @@ def shrink(
     if best is None:
         assert refusal is not None
         raise refusal
+    if restore.has_gaps(best.module):
+        half_way = _half_way(best, restore, divergence)
+        tried[len(best.blocks)]["half_way"] = float(f"{half_way.divergence:.6g}")
+        best = min(best, half_way, key=lambda candidate: candidate.divergence)
     repairs = best.repairs
     if config.repair and len(fitted.need("calibration")) < config.repair_examples:
         # Few examples: once it is chosen, what was set aside may help.
-        repairs = Restore(parent, data, config, progress)(best.module, best.kept)
+        repairs = Restore(parent, data, config, progress)(best.module, best.kept, across=best.across)
     metrics, layers = compare(parent, best.module, data.example(1))
     details = {
         "layers": layers,
@@ -208,6 +214,13 @@ def _candidate(
             )
     assert best is not None, "a criterion offers one importance at least"
     return best
+
+
+def _half_way(best: _Candidate, restore: Restore, divergence: Divergence) -> _Candidate:
+    """The same cut, repaired once more with an aim half way across the blocks that are gone."""
+    module = copy_module(best.module)
+    repairs = restore(module, best.kept, across=True)
+    return replace(best, module=module, repairs=repairs, divergence=divergence(module), across=True)
 
 
 METHOD = Method(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lwplugin.data.batch import count
 from lwplugin.moments.examples import repair_inputs
+from lwplugin.moments.gaps import half_way_sums
 from lwplugin.moments.layer_repair import LayerRepair
 from lwplugin.moments.repair import repair, repairable
 from lwplugin.moments.responses import Response, parent_responses
@@ -28,8 +29,11 @@ class Restore:
         self._parent, self._data, self._config, self._progress = parent, data, config, progress
         self._answered: tuple[int, dict[str, Response]] = 0, {}
 
-    def __call__(self, module: nn.Module, kept: dict[str, Tensor]) -> list[LayerRepair]:
-        """In place. ``kept``: for layers that lost outputs, the indices of those that remain."""
+    def __call__(
+        self, module: nn.Module, kept: dict[str, Tensor], *, across: bool = False
+    ) -> list[LayerRepair]:
+        """In place. ``kept``: for layers that lost outputs, the indices of those that remain; ``across``: as ``repair``
+        has it."""
         config, done = self._config, list[LayerRepair]()
         if config.repair:
             inputs = repair_inputs(module, self._data, config.repair_examples)
@@ -39,11 +43,13 @@ class Restore:
                 names = repairable(self._parent)
                 found = parent_responses(self._parent, inputs, names, seed=config.seed, sums=True)
                 self._answered = examples, found
-            names = repairable(module)
-            responses = {name: found for name, found in self._answered[1].items() if name in names}
-            done = repair(module, inputs, responses, kept, progress=self._progress)
+            done = repair(module, inputs, self._answered[1], kept, across=across, progress=self._progress)
         if config.recalibrate or (config.recalibrate is None and not config.repair):
             from lwplugin.training.recalibrate import recalibrate_batchnorm
 
             recalibrate_batchnorm(module, self._data.need("calibration"))
         return done
+
+    def has_gaps(self, module: nn.Module) -> bool:
+        """Whether ``across`` is of any consequence to a copy like those repaired last."""
+        return bool(half_way_sums(self._answered[1], {name for name, _ in module.named_modules()}))
