@@ -60,8 +60,10 @@ class Compress(_Block):
     def _to_line(self) -> dict[str, Any]:
         return {self.family: {"method": self.method, **self.options}}
 
-    def complete(self, seed: int) -> Compress:
+    def complete(self, seed: int, *, defaults: bool = True) -> Compress:
         """With every option of the method written out, the recipe's seed where the line names none.
+
+        Without ``defaults`` only those that are not as they are by default.
 
         Raises RecipeError (unknown method) and pydantic's ValidationError (options).
         """
@@ -72,7 +74,9 @@ class Compress(_Block):
         return Compress(
             family=self.family,
             method=self.method,
-            options=model.model_validate(options).model_dump(mode="json", exclude={"method"}),
+            options=model.model_validate(options).model_dump(
+                mode="json", exclude={"method"}, exclude_defaults=not defaults
+            ),
         )
 
 
@@ -186,20 +190,24 @@ class Recipe(_Block):
 
     @property
     def digest(self) -> str:
-        """Of the meaning: defaults count as written out; comments, order and where it runs do not count.
+        """Of the meaning: what is as by default counts as left out; comments, order and where it runs do not count.
 
+        So a release that adds an option leaves the digest of a recipe that does not use it, and what was made stands.
         Nor does the model, which is the work's other half: an alias and the version it means now are one thing, and a
         version's lineage names its parent beside this digest.
         """
         outside = {"model", "resources", "tracking_uri"}
-        return digest_json({key: value for key, value in self.document().items() if key not in outside})
+        told = self.document(defaults=False)
+        return digest_json({key: value for key, value in told.items() if key not in outside})
 
-    def document(self) -> dict[str, Any]:
-        """The recipe with everything written out, JSON-able."""
+    def document(self, *, defaults: bool = True) -> dict[str, Any]:
+        """The recipe with everything written out, JSON-able, or without what is as by default."""
         complete = self.model_copy(
-            update={"compress": tuple(line.complete(self.seed) for line in self.compress)}
+            update={"compress": tuple(line.complete(self.seed, defaults=defaults) for line in self.compress)}
         )
-        document: dict[str, Any] = complete.model_dump(mode="json", by_alias=True)
+        document: dict[str, Any] = complete.model_dump(
+            mode="json", by_alias=True, exclude_defaults=not defaults
+        )
         return document
 
 

@@ -9,7 +9,7 @@ import yaml
 
 import lwplugin
 from lwplugin.errors import RecipeError
-from lwplugin.methods import families, methods
+from lwplugin.methods import families, methods, option_model
 from lwplugin.recipe import Recipe, json_schema
 from lwplugin.recipe_file import parse_recipe
 
@@ -172,6 +172,20 @@ def test_the_digest_is_of_the_meaning() -> None:
     assert parse_recipe(changed(model="models:/other/3")).digest == digest
     assert parse_recipe(changed(seed=1)).digest != digest
     assert parse_recipe(changed(compress=[{"quantize": {"calibrator": "mse"}}])).digest != digest
+
+
+def test_an_option_that_a_release_adds_leaves_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(option_model("quantize", "int8")):  # type: ignore[misc]
+        added: bool = True
+
+    before = parse_recipe(GOOD).digest
+    for module in ("recipe", "recipe_file"):
+        monkeypatch.setattr(f"lwplugin.{module}.option_model", lambda family, method: Later)
+    assert parse_recipe(GOOD).digest == before
+    assert (
+        parse_recipe(changed(compress=[{"quantize": {"calibrator": "entropy", "added": False}}])).digest
+        != before
+    )
 
 
 def test_a_recipe_survives_its_own_document() -> None:
