@@ -119,7 +119,8 @@ def graph_of(
         told = describe(layers, layout)
     normalise(proto, {**facts(light), **options.metadata})
     rounds = any(isinstance(layer, QuantLayer) or computes_narrow(layer) for layer in layers.values())
-    rounds = rounds or any(node.op_type == INTEGER_LSTM for node in proto.graph.node)
+    if integer := sum(node.op_type == INTEGER_LSTM for node in proto.graph.node):
+        rounds, told = True, {**told, "integer_lstms": integer}
     return Graph(proto, module, example, told, rounds)
 
 

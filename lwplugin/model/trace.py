@@ -84,7 +84,10 @@ class Recorder(TorchDispatchMode):
 @contextmanager
 def plain_kernels(module: nn.Module) -> Iterator[None]:
     """Fused fast paths (attention, oneDNN recurrent layers) off, so that their inner structure is visible."""
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    # A stand-in for one of torch's says of itself that it is recurrent.
+    recurrent = any(
+        isinstance(layer, nn.RNNBase) or getattr(layer, "recurrent", False) for layer in module.modules()
+    )
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -45,6 +45,8 @@ class PartedRecurrent(nn.Module):
     Parts and biases are named as torch's parameters; it is called as torch's layer is.
     """
 
+    recurrent = True
+
     def __init__(self, kind: str, arguments: dict[str, Any]) -> None:
         super().__init__()
         if kind not in _KINDS:
@@ -57,14 +59,22 @@ class PartedRecurrent(nn.Module):
             else:
                 self.register_parameter(name, nn.Parameter(torch.zeros(parameter.shape)))
         self._names = tuple(name for name, _ in twin.named_parameters())
-        self._kernel, self._directions = _KERNELS[twin.mode], 2 if twin.bidirectional else 1
-        self.widths = tuple(width for width in (twin.proj_size or twin.hidden_size, twin.hidden_size))
-        self.num_layers, self.batch_first, self.bias = twin.num_layers, twin.batch_first, twin.bias
-        self.dropout = twin.dropout
+        self._kernel, self._directions = _KERNELS[twin.mode], 1 + twin.bidirectional
+        self._widths = (twin.proj_size or twin.hidden_size, twin.hidden_size)
+        self.input_size, self.hidden_size, self.proj_size = twin.input_size, twin.hidden_size, twin.proj_size
+        self.num_layers, self.bidirectional, self.batch_first = (
+            twin.num_layers,
+            twin.bidirectional,
+            twin.batch_first,
+        )
+        self.bias, self.dropout = twin.bias, twin.dropout
 
     def args(self) -> dict[str, Any]:
         """Constructor arguments."""
         return {"kind": self.kind, "arguments": self.arguments}
+
+    def flatten_parameters(self) -> None:
+        """Models call it before they run torch's layer; here nothing lies in memory by torch's rules."""
 
     def parts(self) -> dict[str, Any]:
         """The matrices by name, float or packed."""
@@ -92,7 +102,7 @@ class PartedRecurrent(nn.Module):
             return functional_call(twin, self.tensors(), (x, state))
         if state is None:
             batch = x.shape[0 if self.batch_first else 1]
-            zeros = [x.new_zeros(self.num_layers * self._directions, batch, width) for width in self.widths]
+            zeros = [x.new_zeros(self.num_layers * self._directions, batch, width) for width in self._widths]
             state = (zeros[0], zeros[1]) if self.kind == "LSTM" else zeros[0]
         if any(isinstance(part, Matrix) and hooks_on(part) for part in self.parts().values()):
             self._show(x, state)
@@ -108,7 +118,7 @@ class PartedRecurrent(nn.Module):
             layers,
             self.dropout,
             self.training,
-            self._directions == 2,
+            self.bidirectional,
             self.batch_first,
         )
 

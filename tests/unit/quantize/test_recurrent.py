@@ -17,6 +17,7 @@ from lwplugin.errors import ExportError, MethodError
 from lwplugin.export import export
 from lwplugin.export.handover import hand_over
 from lwplugin.model.bundle import LightModel
+from lwplugin.model.cost import cost
 from lwplugin.model.watching import watching
 from lwplugin.quantize import quantize
 from lwplugin.quantize.packed import PackedMatrix
@@ -75,6 +76,9 @@ def test_in_parts_it_takes_and_answers_all_that_torch_s_layer_does(
     ragged = pack_padded_sequence(x, [5, 4, 2], batch_first=True)
     assert torch.equal(parted(ragged)[0].data, layer(ragged)[0].data)
     assert torch.equal(parted.to_float()(x)[0], wanted)
+    parted.flatten_parameters()
+    for name in ("input_size", "hidden_size", "proj_size", "num_layers", "bidirectional", "batch_first"):
+        assert getattr(parted, name) == getattr(layer, name)
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -142,7 +146,11 @@ def test_four_bits_make_it_small_the_same_when_loaded_and_in_both_runtimes(
 def test_int8_keeps_eight_bits_and_its_packed_file_multiplies_whole_numbers(
     pictures: Data, tmp_path: Path
 ) -> None:
-    light = quantize(lines(layers=1), pictures, method="int8")
+    model = lines(layers=1)
+    light = quantize(model, pictures, method="int8")
+    costs = [cost(each.module, pictures.example(1)) for each in (model, light)]
+    assert (costs[0].params, costs[0].macs) == (costs[1].params, costs[1].macs)
+    assert costs[1].size_bytes < 0.4 * costs[0].size_bytes
     matrix = light.module.cells.weight_hh_l0_reverse
     assert isinstance(matrix, PackedMatrix)
     assert (matrix.encoding.bits, len(matrix.codes)) == (8, 128 * 32)
