@@ -54,6 +54,8 @@ class Scheme:
     """Channels between two products come in whole multiples of this, where few are missing (`onnx_widths.py`)."""
     rounds_scores: bool = False
     """Whether attention multiplies whole numbers where queries and keys are outputs of layers."""
+    least_inputs_3d: int = 1
+    """3d convolutions of fewer input channels a group are multiplied in float: their integer kernel is slower."""
     dynamic_ranges: bool = True
     """Whether there are kernels that take the range of their input while they run."""
 
@@ -66,6 +68,11 @@ class Scheme:
     def reads_own_range(self, layer: Any) -> bool:
         """Whether a layer's input is rounded to the range it turns out to have, or to the calibrated one."""
         return bool(getattr(layer, "dynamic", False)) and self.dynamic_ranges
+
+    def multiplies(self, layer: Any) -> bool:
+        """Whether a layer with calibrated ranges is multiplied in integers."""
+        narrow = isinstance(layer, QuantConv3d) and layer.in_channels // layer.groups < self.least_inputs_3d
+        return not narrow and not self.reads_own_range(layer)
 
     def describe(self, layers: dict[str, Any]) -> dict[str, Any]:
         """What ``export.json`` says about the integer layers; empty without any."""
@@ -85,7 +92,7 @@ class Scheme:
 
 
 SCHEMES = {
-    "cpu": Scheme("u8s8", symmetric_activations=False, integer_bias=True),
+    "cpu": Scheme("u8s8", symmetric_activations=False, integer_bias=True, least_inputs_3d=8),
     "tensorrt": Scheme("s8s8", symmetric_activations=True, integer_bias=False, dynamic_ranges=False),
 }
 

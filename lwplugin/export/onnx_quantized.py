@@ -99,7 +99,7 @@ def _expand(
         # Layers that read the same tensor name what they share alike, and so do the uses of one layer.
         nodes.extend(made for made in written if made.output[0] not in made_before)
         made_before.update(made.output[0] for made in written)
-        if getattr(layer, "activation_bits", None) is not None and not scheme.reads_own_range(layer):
+        if getattr(layer, "activation_bits", None) is not None and scheme.multiplies(layer):
             given[node.output[0]] = tuple(layer.output_range.tolist())
             source = range_taken(node, layer)
             bounds: Range = tuple(layer.input_range.tolist())

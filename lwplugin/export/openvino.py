@@ -37,6 +37,7 @@ FILE, WEIGHTS = "model.xml", "model.bin"
 _LAYOUT = replace(
     SCHEMES["cpu"],
     integer_bias=False,
+    least_inputs_3d=1,
     adds_into_products=True,
     keeps_gains_apart=True,
     products_without_zero_points=True,

@@ -95,8 +95,13 @@ def test_volumes_are_multiplied_in_integers_and_what_goes_up_is_small(images: Da
     kinds = {row["name"]: row["type"] for row in light.history[-1].details["layers"]}
     assert kinds == {"stem": "QuantConv3d", "inner": "QuantConv3d", "up": "PackedConvTranspose3d"}
     exported = export(light, images, path=tmp_path / "onnx", parity=False)
-    operators = Counter(node.op_type for node in onnx.load(str(exported.file)).graph.node)
+    nodes = onnx.load(str(exported.file)).graph.node
+    operators = Counter(node.op_type for node in nodes)
     assert (operators["Conv"], operators["ConvTranspose"]) == (2, 1)
+    # Of one input channel the integer kernel is many times slower than float: only the second one's input is rounded.
+    first, second = (node for node in nodes if node.op_type == "Conv")
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    assert (makers[first.input[0]], makers[second.input[0]]) == ("Reshape", "DequantizeLinear")
     assert export(light, images, format="openvino", path=tmp_path / "openvino").meta["parity"]["sqnr_db"] > 30
     # No toolchain has kernels for these: they are handed over in float, and everything is.
     handed = hand_over(light, images, tmp_path / "m.pt2", examples=8, batch=2, weights_as_integers=False)
