@@ -112,15 +112,17 @@ def _gate_problems(recipe: Recipe | None) -> list[Problem]:
         return []
     problems: list[Problem] = []
     gate, data, task = recipe.gate, recipe.data, recipe.task.name
-    if not gate.max_drop and gate.min_agreement is None:
-        problems.append(Problem(("gate",), "has no threshold; give max_drop or min_agreement"))
+    if not gate.has_threshold:
+        problems.append(Problem(("gate",), "has no threshold; give max_drop, must_reach or min_agreement"))
     if ":" in data.source or task not in TASKS:
         return problems
     metrics = load_object(TASKS[task], what="task").bounded_metrics()
-    for metric in gate.max_drop:
+    for option, metric in [("max_drop", m) for m in gate.max_drop] + [
+        ("must_reach", m) for m in gate.must_reach
+    ]:
         if metric not in metrics:
             message = f"is no metric of {task} that the gate can bound; {did_you_mean(metric, metrics)}"
-            problems.append(Problem(("gate", "max_drop", metric), message))
+            problems.append(Problem(("gate", option, metric), message))
     columns = {*data.slices, *(["label"] if task == "classification" else [])}
     for index, column in enumerate(gate.slices):
         if column not in columns:

@@ -132,10 +132,9 @@ def make_plan(recipe: Recipe, parent: Resolved, *, tracking_uri: str | None = No
 
 def _judged_later(recipe: Recipe) -> dict[str, Any]:
     """What the examples must have for the measurement and the gate at the end."""
-    gate, corruptions = recipe.gate, [*recipe.measure.corruptions]
-    needs_labels = bool(gate.max_drop) or gate.max_drop_corrupted is not None
+    corruptions = [*recipe.measure.corruptions]
     return ({"corruptions": corruptions} if corruptions else {}) | (
-        {"needs_labels": True} if needs_labels else {}
+        {"needs_labels": True} if recipe.gate.needs_labels else {}
     )
 
 

@@ -40,6 +40,7 @@ targets:
 # How much worse than its parent it may be, and how sure the gate must be of that.
 gate:
   max_drop: {accuracy: 0.01}
+  # must_reach: {accuracy: 0.9}    # whatever the parent does
   confidence: 0.95
   no_faster: reject
 

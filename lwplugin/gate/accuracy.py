@@ -32,7 +32,7 @@ def check_metrics(evidence: Evidence, policy: Policy) -> list[Check]:
     """One check for every metric of ``max_drop``, each followed by its slices."""
     checks: list[Check] = []
     for metric, margin in policy.max_drop.items():
-        pair, problem = _pair_of(evidence, metric)
+        pair, problem = pair_of(evidence, metric)
         if pair is None:
             checks.append(Check(name=metric, status="error", metric=metric, limit=-margin, message=problem))
             continue
@@ -42,7 +42,7 @@ def check_metrics(evidence: Evidence, policy: Policy) -> list[Check]:
     return checks
 
 
-def _pair_of(evidence: Evidence, metric: str) -> tuple[Pair | None, str]:
+def pair_of(evidence: Evidence, metric: str) -> tuple[Pair | None, str]:
     """The scores that stand behind ``metric``, or why there are none to judge."""
     old, new = evidence.baseline_scores, evidence.candidate_scores
     if old is None or new is None:
@@ -73,7 +73,7 @@ def _pair_of(evidence: Evidence, metric: str) -> tuple[Pair | None, str]:
 def _check_drop(pair: Pair, metric: str, margin: float, policy: Policy) -> Check:
     bounds = pair.bounds(level=policy.confidence, seed=policy.seed) if pair.n > 1 else None
     if bounds is None or pair.n < policy.min_examples:
-        return _check(
+        return bounded(
             metric,
             "inconclusive",
             metric,
@@ -84,7 +84,7 @@ def _check_drop(pair: Pair, metric: str, margin: float, policy: Policy) -> Check
             "gate.min_examples.",
         )
     status, message = _judge_drop(pair, metric, bounds, margin)
-    return _check(metric, status, metric, bounds, -margin, pair.n, message)
+    return bounded(metric, status, metric, bounds, -margin, pair.n, message)
 
 
 def _judge_drop(pair: Pair, what: str, bounds: Bounds, margin: float) -> tuple[Status, str]:
@@ -171,7 +171,7 @@ def check_parts(
         n = part.pair.n
         if i not in position:
             message = part.too_small.format(n=n)
-            checks.append(_check(part.name, "inconclusive", metric, None, -margin, n, message))
+            checks.append(bounded(part.name, "inconclusive", metric, None, -margin, n, message))
             continue
         k = position[i]
         low, high = lows[k], highs[k]
@@ -191,7 +191,7 @@ def check_parts(
         if status == "inconclusive" and detect:
             status = "pass"
             message = f"No drop of {part.what} beyond {margin:.4g} was detected among {n} examples."
-        checks.append(_check(part.name, status, metric, bounds, -margin, n, message))
+        checks.append(bounded(part.name, status, metric, bounds, -margin, n, message))
     return checks
 
 
@@ -218,7 +218,7 @@ def check_agreement(evidence: Evidence, policy: Policy) -> list[Check]:
         bounds = replace(short, estimate=short.estimate + 1, low=short.low + 1, high=min(short.high + 1, 1.0))
     if least is None:
         message = f"Candidate and parent give the same answer on {values.mean():.2%} of {n:,} examples."
-        return [_check("agreement", "pass", "agreement", bounds, None, n, message, required=False)]
+        return [bounded("agreement", "pass", "agreement", bounds, None, n, message, required=False)]
     status: Status
     if bounds is None or n < policy.min_examples:
         status = "inconclusive"
@@ -236,10 +236,10 @@ def check_agreement(evidence: Evidence, policy: Policy) -> list[Check]:
             f"Agreement with the parent lies between {bounds.low:.4g} and {bounds.high:.4g}; "
             f"{least:.4g} is in between: add test data."
         )
-    return [_check("agreement", status, "agreement", bounds, least, n, message)]
+    return [bounded("agreement", status, "agreement", bounds, least, n, message)]
 
 
-def _check(
+def bounded(
     name: str,
     status: Status,
     metric: str,
@@ -250,6 +250,7 @@ def _check(
     *,
     required: bool = True,
 ) -> Check:
+    """A check with the numbers of its bounds."""
     return Check(
         name=name,
         status=status,

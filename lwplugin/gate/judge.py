@@ -11,6 +11,7 @@ from lwplugin.gate.corrupted import check_corrupted
 from lwplugin.gate.cost import check_budget, check_parity, check_speed
 from lwplugin.gate.evidence import Arrays, Evidence, read_evidence
 from lwplugin.gate.flips import find_flips
+from lwplugin.gate.levels import check_levels
 from lwplugin.gate.policy import Budget, Policy
 from lwplugin.gate.verdict import Check, Verdict
 from lwplugin.methods import checked
@@ -45,6 +46,7 @@ def gate(
         *_check_identity(evidence, policy, candidate_digest, baseline_digest),
         *check_parity(evidence),
         *check_metrics(evidence, policy),
+        *check_levels(evidence, policy),
         *check_agreement(evidence, policy),
         *check_corrupted(evidence, policy),
         *check_budget(evidence, budget, cost),
@@ -75,10 +77,9 @@ def _check_identity(
         )
     elif baseline_digest is None:
         problems.append(("baseline", "The parent has no digest, so the verdict could not name it."))
-    if not policy.max_drop and policy.min_agreement is None:
-        problems.append(
-            ("threshold", "The policy has no threshold: give gate.max_drop, or gate.min_agreement.")
-        )
+    if not policy.has_threshold:
+        message = "The policy has no threshold: give gate.max_drop, gate.must_reach or gate.min_agreement."
+        problems.append(("threshold", message))
     return [Check(name=name, status="error", metric=name, message=message) for name, message in problems]
 
 

@@ -22,8 +22,13 @@ class Policy(BaseModel):
     max_drop: dict[str, float] = Field(
         default_factory=dict,
         description="Largest tolerated drop against the parent, per metric, in the metric's own units "
-        "(0.01 of accuracy is one percentage point). Without it, and without min_agreement, the gate has "
+        "(0.01 of accuracy is one percentage point). Without it, must_reach and min_agreement the gate has "
         "no threshold and answers `error`.",
+    )
+    must_reach: dict[str, float] = Field(
+        default_factory=dict,
+        description="What the candidate itself must be shown to reach, per metric, whatever its parent does: at least "
+        "so much accuracy, at most so much of an error such as mae.",
     )
     confidence: float = Field(
         default=0.95,
@@ -93,6 +98,24 @@ class Policy(BaseModel):
                     "number of examples can show that nothing at all was lost"
                 )
         return dict(sorted(value.items()))
+
+    @field_validator("must_reach")
+    @classmethod
+    def _levels_are_numbers(cls, value: dict[str, float]) -> dict[str, float]:
+        for metric, level in value.items():
+            if not math.isfinite(level):
+                raise ValueError(f"must_reach.{metric} is {level}; it must be a finite number")
+        return dict(sorted(value.items()))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether something of it is about metrics, not only about the parent's answers."""
+        return bool(self.max_drop or self.must_reach) or self.max_drop_corrupted is not None
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether a candidate could fail for its answers at all."""
+        return bool(self.max_drop or self.must_reach) or self.min_agreement is not None
 
     @field_validator("slices", mode="before")
     @classmethod

@@ -66,7 +66,7 @@ class Verdict(_Frozen):
     baseline_digest: str | None
     policy: Policy
     budget: Budget
-    digest: str = Field(description="sha256 over everything else in here.")
+    digest: str = Field(description="sha256 over all else in here that is not as by default.")
 
     def __str__(self) -> str:
         """The status, the reason and a line for every check; the fields are in ``repr``."""
@@ -135,7 +135,8 @@ class Verdict(_Frozen):
         return file
 
     def _seal(self) -> str:
-        return digest_json(self.model_dump(mode="json", exclude={"digest"}))
+        # A field that a later release adds leaves the seal of what does not use it.
+        return digest_json(self.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True))
 
 
 def load_verdict(path: Path | str) -> Verdict:

@@ -116,7 +116,8 @@ def test_a_misspelt_name_is_named_with_line_place_and_the_nearest_known_one(
             "leave `register` out",
         ),
         (changed(targets=[{"name": "a", "format": "tensorrt"}]), "write device 'cuda'"),
-        (changed(gate={}), ": gate: has no threshold; give max_drop or min_agreement"),
+        (changed(gate={}), ": gate: has no threshold; give max_drop, must_reach or min_agreement"),
+        (changed(gate={"must_reach": {"acuracy": 0.9}}), "gate.must_reach.acuracy: is no metric"),
         (
             changed(gate={"max_drop": {"acuracy": 0.1}}),
             "gate.max_drop.acuracy: is no metric of classification",

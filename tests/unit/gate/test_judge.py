@@ -244,6 +244,36 @@ def test_real_scores_are_judged_by_their_mean(make: Make) -> None:
     assert judge((comparison, scores), Policy(max_drop={"mae": 0.01})).status == "inconclusive"
 
 
+@pytest.mark.parametrize(
+    ("level", "status"), [(0.88, "pass"), (0.9, "inconclusive"), (0.92, "fail"), (float("nan"), None)]
+)
+def test_a_level_holds_whatever_the_parent_does(make: Make, level: float, status: str | None) -> None:
+    # 89.95 % right of 2,000: Clopper and Pearson's bounds are 88.77 and 91.04 %.
+    case = make(n=2000, lost=4, gained=3)
+    if status is None:
+        with pytest.raises(ValidationError):
+            Policy(must_reach={"accuracy": level})
+        return
+    verdict = judge(case, Policy(must_reach={"accuracy": level}))
+    assert verdict.status == status
+    check = next(check for check in verdict.checks if check.name == "reach:accuracy")
+    assert check.low == pytest.approx(0.8877, abs=1e-4)
+    assert check.high == pytest.approx(0.9104, abs=1e-4)
+
+
+def test_an_error_must_stay_under_its_level(make: Make) -> None:
+    comparison, scores = make(n=1000)
+    scores["baseline_scores"] = -np.abs(np.random.default_rng(0).normal(1.0, 0.3, 1000))
+    scores["candidate_scores"] = scores["baseline_scores"] * 1.01
+    for name in ("baseline", "candidate"):
+        comparison[name]["metrics"] = {"mae": float(-scores[f"{name}_scores"].mean())}
+    for level, status in ((1.1, "pass"), (1.01, "inconclusive"), (0.9, "fail")):
+        verdict = judge((comparison, scores), Policy(max_drop={"mae": 0.1}, must_reach={"mae": level}))
+        assert verdict.status == status, verdict
+    few = Policy(must_reach={"mae": 1.1}, min_examples=2000)
+    assert judge((comparison, scores), few).status == "inconclusive"
+
+
 def test_flips_name_the_examples_both_ways(make: Make) -> None:
     flips = judge(make(n=2000, lost=4, gained=3)).flips
     assert flips is not None
