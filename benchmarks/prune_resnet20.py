@@ -92,7 +92,9 @@ def row(options: argparse.Namespace, method: str, kept: float, seed: int) -> dic
         module = torch_pruning(method, parent, data, kept, budget=options.budget)
     seconds = time.perf_counter() - began
     example = data.example(1)
-    tuned = finetune(copy.deepcopy(module), parent, data, options.target, seed)
+    before = fashion.accuracy(module, data)
+    if options.after:
+        finetune(module, parent, data, options.target, seed)
     return {
         "method": method,
         "kept": kept,
@@ -100,8 +102,8 @@ def row(options: argparse.Namespace, method: str, kept: float, seed: int) -> dic
         "fewer": getattr(cost(parent, example), options.budget)
         / getattr(cost(module, example), options.budget),
         "float": fashion.accuracy(parent, data),
-        "before": fashion.accuracy(module, data),
-        "after": fashion.accuracy(tuned, data),
+        "before": before,
+        "after": fashion.accuracy(module, data) if options.after else None,
         "seconds": seconds,
     }
 
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("--budget", choices=("macs", "params"), default="macs")
     parser.add_argument("--methods", nargs="*", default=[*OURS, *THEIRS])
     parser.add_argument("--target", choices=("both", "labels"), default="both")
+    parser.add_argument("--after", action=argparse.BooleanOptionalAction, default=True, help="train an epoch")
     options = parser.parse_args()
     for seed in range(options.seeds):
         fashion.network(options, seed)
@@ -133,7 +136,8 @@ def main() -> None:
             found = [each for each in made if (each["method"], each["kept"]) == (method, kept)]
             if found:
                 share, seconds = (sum(e[k] for e in found) / len(found) for k in ("fewer", "seconds"))
-                before, after = (fashion.spread(e[k] for e in found) for k in ("before", "after"))
+                before = fashion.spread(e["before"] for e in found)
+                after = fashion.spread(e["after"] for e in found) if options.after else ""
                 print(f"| {method} | {share:.2f}× | {before} | {after} | {seconds:.0f} s |")
 
 
