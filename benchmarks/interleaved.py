@@ -117,10 +117,7 @@ def speed(base: np.ndarray, times: np.ndarray) -> tuple[float, float, float]:
     Of each start the median ratio of its rounds, of all starts the geometric mean. One start has no interval.
     """
     ratios = np.log(np.median(base / times, axis=1))
-    half = float("inf")
-    if len(ratios) > 1 and not np.ptp(ratios):
-        half = 0.0
-    elif len(ratios) > 1:
+    mean, half = float(ratios.mean()), float("inf")
+    if len(ratios) > 1:
         half = float(stats.t.ppf(0.975, len(ratios) - 1) * stats.sem(ratios))
-    mean = float(ratios.mean())
     return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(mean + half))
