@@ -61,7 +61,11 @@ PEERS: dict[str, dict[str, Maker]] = {
 }
 _RANGES: dict[str, dict[str, Any]] = {"int8": {}, "int8, reduced range": {"reduce_range": True}}
 OURS: dict[str, dict[str, dict[str, Any]]] = {
-    "resnet20": {**_RANGES, "int8, first layer float": {"first_layer": False}},
+    "resnet20": {
+        **_RANGES,
+        "int8, first layer float": {"first_layer": False},
+        "int8, symmetric ranges": {"symmetric": True},
+    },
     "lite0": {
         **_RANGES,
         "int8, first layer float": {"first_layer": False},
