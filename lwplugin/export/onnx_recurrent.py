@@ -13,6 +13,7 @@ import numpy as np
 from lwplugin.export.onnx_graph import GraphEditor, attribute
 from lwplugin.export.onnx_kernels import CONTRIB
 from lwplugin.export.onnx_layers import layer_of
+from lwplugin.export.onnx_products import MIDDLE
 from lwplugin.quantize.encodings import Groups
 from lwplugin.quantize.packed import PackedMatrix
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     import onnx
 
 INTEGER_LSTM = "DynamicQuantizeLSTM"
-_MIDDLE = 128
 _ATTRIBUTES = ("direction", "hidden_size")
 
 
@@ -93,14 +93,14 @@ def _symmetric(layer: Any) -> bool:
     encoding, shape = layer.encoding, layer.weight_shape
     if encoding.width != 8 or encoding.groups(shape) != 1:
         return False
-    return bool((encoding.zeros(layer.stored, shape) == _MIDDLE).all())
+    return bool((encoding.zeros(layer.stored, shape) == MIDDLE).all())
 
 
 def _whole_numbers(layer: PackedMatrix) -> np.ndarray:
     encoding = layer.encoding
     assert isinstance(encoding, Groups)
     codes: np.ndarray = encoding.codes(layer.stored, layer.weight_shape).numpy()
-    return (codes.astype(np.int16) - _MIDDLE).astype(np.int8)
+    return (codes.astype(np.int16) - MIDDLE).astype(np.int8)
 
 
 def _follow(
