@@ -74,8 +74,8 @@ class Int8Config(TableOptions):
     )
     symmetric: Literal["auto"] | bool = Field(
         default="auto",
-        description="Ranges around zero wherever there are negative values: the grids TensorRT has, and no zero points "
-        "to add in OpenVINO. auto: in recipes whose targets all are TensorRT.",
+        description="Ranges around zero wherever there are negative values: there these are TensorRT's grids, and "
+        "OpenVINO has no zero points to add. auto: in recipes whose targets all are TensorRT.",
     )
     smoothing: Literal["auto"] | bool = Field(
         default="auto",

@@ -17,7 +17,7 @@ from lwplugin.data.batch import Inputs, call
 from lwplugin.data.padding import attention_mask
 from lwplugin.model.watching import watching
 from lwplugin.moments.rows import inputs_of, sample_rows
-from lwplugin.quantize.scheme import AffineGrid, dynamically_rounded
+from lwplugin.quantize.scheme import AffineGrid, around_zero, dynamically_rounded
 from lwplugin.quantize.weights import channel_scales, dequantize, round_weight
 
 _INPUT_STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -83,7 +83,7 @@ def best_gain(x: Tensor, peak: Tensor, weight: Tensor, limit: int, symmetric: bo
     def round_input(x: Tensor) -> Tensor:
         if not symmetric:
             return dynamically_rounded(x)
-        return AffineGrid.symmetric(float(x.min()), float(x.max())).fake_quantize(x)
+        return AffineGrid.of_range(*around_zero(float(x.min()), float(x.max()))).fake_quantize(x)
 
     def error(gain: Tensor) -> float:
         scaled = weight / gain
